@@ -1,0 +1,1 @@
+"""The networks: plain PyTorch modules that know nothing of nnU-Net."""

@@ -1,0 +1,62 @@
+"""The table of networks: pure data, imports no torch. A row makes a network exist everywhere in this package."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network family.
+
+    Args:
+        name: Name of the network; also its key in the plans (`configurations.<name>.nnunet_attn.<network>`).
+        class_path: Dotted path of the class; None stands for the network that the plans name.
+        trainers: Names of its trainers, the default one first.
+        dims: Numbers of spatial axes it can work on.
+        cascade: Whether it can be the second stage of a cascade (label channels beside the image).
+        title: One line for tables.
+        source: Paper and identifier.
+        small_options: Arguments that make it small enough for a test on a CPU.
+    """
+
+    name: str
+    class_path: str | None
+    trainers: tuple[str, ...]
+    dims: tuple[int, ...]
+    title: str
+    source: str
+    cascade: bool = True
+    small_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+NETWORKS: tuple[Network, ...] = (
+    Network(
+        name="PlainUNet",
+        class_path=None,
+        trainers=("nnUNetTrainerPlain",),
+        dims=(2, 3),
+        title="the U-Net that the plans name, without attention: the reference of every comparison",
+        source="Isensee et al. 2021, doi:10.1038/s41592-020-01008-z",
+    ),
+    Network(
+        name="GASAUNet",
+        class_path="nnunet_attn.architectures.gasa_unet.GASAUNet",
+        trainers=("nnUNetTrainerGASA", "nnUNetTrainerGASANoPE", "nnUNetTrainerGASABPE"),
+        dims=(2, 3),
+        title="global axial self-attention at the bottleneck of the planned U-Net",
+        source="Sun et al. 2024, arXiv:2409.13146",
+    ),
+)
+
+
+def network_named(name: str) -> Network:
+    """Return the row of a network.
+
+    Raises:
+        KeyError: If there is no such network; the message lists those that exist.
+    """
+    for network in NETWORKS:
+        if network.name == name:
+            return network
+    raise KeyError(f"no network {name!r}; there are {', '.join(network.name for network in NETWORKS)}")

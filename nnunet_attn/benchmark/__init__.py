@@ -1,0 +1,1 @@
+"""Measurements: speed, memory and learning, written as JSON."""

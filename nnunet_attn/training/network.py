@@ -1,0 +1,94 @@
+"""From nnU-Net's plans to a network of the registry, with the options that the plans set."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import nn
+
+from nnunet_attn.architectures.build import PlannedUNet, build_network
+from nnunet_attn.architectures.registry import NETWORKS, Network
+
+PLANS_KEY = "nnunet_attn"
+
+
+def planned_unet(configuration: ConfigurationManager) -> PlannedUNet:
+    """Return what a configuration says about its network."""
+    return PlannedUNet(
+        patch_size=tuple(configuration.patch_size),
+        network_class_name=configuration.network_arch_class_name,
+        arch_kwargs=configuration.network_arch_init_kwargs,
+        requires_import=tuple(configuration.network_arch_init_kwargs_req_import),
+    )
+
+
+def plans_options(network: Network, configuration: ConfigurationManager) -> dict[str, Any]:
+    """Return the options that a configuration sets for a network (`nnunet_attn.<network>`).
+
+    Raises:
+        ValueError: If the entry names an unknown network or is not a table of options.
+    """
+    entry = configuration.configuration.get(PLANS_KEY, {})
+    known = [row.name for row in NETWORKS]
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"plans: {PLANS_KEY} must map networks to their options, got {entry!r}")
+    for name, options in entry.items():
+        if name not in known:
+            raise ValueError(f"plans: {PLANS_KEY} names the unknown network {name!r}; there are {', '.join(known)}")
+        if not isinstance(options, Mapping):
+            raise ValueError(f"plans: {PLANS_KEY}.{name} must map option names to values, got {options!r}")
+    return dict(entry.get(network.name, {}))
+
+
+def build_from_plans(
+    network: Network,
+    configuration: ConfigurationManager,
+    input_channels: int,
+    num_classes: int,
+    deep_supervision: bool,
+    fixed_options: Mapping[str, Any],
+) -> nn.Module:
+    """Build and initialise the network of a registry row for a configuration of the plans.
+
+    Args:
+        network: The registry row.
+        configuration: The configuration of the plans.
+        input_channels: Image channels, with those of a cascade's previous stage.
+        num_classes: Output channels.
+        deep_supervision: Whether the network returns a list of logits.
+        fixed_options: What the trainer's name stands for; the plans may not say otherwise.
+    Raises:
+        ValueError: If the network cannot be built for this configuration; the message names key, value and rule.
+    """
+    if configuration.previous_stage_name is not None and not network.cascade:
+        raise ValueError(
+            f"{network.name} cannot be the second stage of a cascade (previous stage: "
+            f"{configuration.previous_stage_name}); train it with 2d, 3d_lowres or 3d_fullres"
+        )
+    options = plans_options(network, configuration)
+    for key, value in fixed_options.items():
+        if key in options and options[key] != value:
+            raise ValueError(
+                f"plans: {PLANS_KEY}.{network.name}.{key} is {options[key]!r}, but this trainer stands for {value!r}; "
+                "remove the entry or use another trainer"
+            )
+    try:
+        return build_network(
+            network,
+            planned_unet(configuration),
+            input_channels,
+            num_classes,
+            deep_supervision,
+            {**options, **fixed_options},
+        )
+    except (TypeError, ValueError) as error:
+        if options:
+            raise ValueError(f"{error} (options in the plans: {PLANS_KEY}.{network.name} = {options})") from error
+        raise
+
+
+def check_buildable(*arguments: Any) -> None:
+    """Raise what `build_from_plans` would, at no cost in memory or time: the network is built without its weights."""
+    with torch.device("meta"):
+        build_from_plans(*arguments)

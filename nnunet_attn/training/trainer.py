@@ -1,0 +1,258 @@
+"""The base of every trainer of this package."""
+
+import os
+import random
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import distributed, nn
+
+from nnunet_attn import __version__
+from nnunet_attn.architectures.registry import network_named
+from nnunet_attn.training.network import build_from_plans, check_buildable
+from nnunet_attn.training.nonfinite import NonFiniteLossError, describe
+from nnunet_attn.training.precision import Precision, carry_precision
+
+
+class AttentionTrainer(nnUNetTrainer):
+    """nnU-Net's trainer for a network of the registry, with what the suffixes of its name ask for.
+
+    A leaf sets `network_name` and, for an ablation, `network_options`; all other class attributes are set by suffixes
+    (`nnunet_attn.training.variants`). Configurations, losses, augmentation, splits and inference are nnU-Net's own.
+
+    Raises:
+        ValueError: At construction, before anything is written, if the network cannot work on the configuration.
+    """
+
+    network_name: ClassVar[str] = "PlainUNet"
+    network_options: ClassVar[Mapping[str, Any]] = {}
+
+    epochs: ClassVar[int | None] = None
+    iterations_per_epoch: ClassVar[int | None] = None
+    mirroring: ClassVar[bool] = True
+    augmentation: ClassVar[bool] = True
+    precision: ClassVar[Precision] = "amp"
+    seed: ClassVar[int | None] = None
+
+    # nnU-Net gives these their values in initialize()
+    network: Any
+    loss: Any
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
+    ):
+        self._check(plans, configuration, dataset_json)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.epochs is not None:
+            self.num_epochs = self.epochs
+        if self.iterations_per_epoch is not None:
+            self.num_iterations_per_epoch = self.iterations_per_epoch
+            # nnU-Net's proportion of 250 to 50
+            self.num_val_iterations_per_epoch = max(1, round(self.iterations_per_epoch / 5))
+        # nnU-Net's proportion of 50 epochs in 1000, so that a short training can be resumed too
+        self.save_every = min(self.save_every, max(1, self.num_epochs // 20))
+        if self.precision != "amp":
+            self.grad_scaler = None
+        self._iteration = 0
+
+    @classmethod
+    def _check(cls, plans: dict, configuration: str, dataset_json: dict) -> None:
+        plans_manager = PlansManager(plans)
+        manager = plans_manager.get_configuration(configuration)
+        check_buildable(
+            network_named(cls.network_name),
+            manager,
+            determine_num_input_channels(plans_manager, manager, dataset_json),
+            plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
+            True,
+            cls.network_options,
+        )
+
+    @classmethod
+    def build_network_architecture(  # pyright: ignore[reportIncompatibleMethodOverride] - reads the class's options
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Build the network, in its precision; nnU-Net calls this for training and for inference.
+
+        Raises:
+            ValueError: If the network cannot work on this configuration.
+        """
+        network = build_from_plans(
+            network_named(cls.network_name),
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+            cls.network_options,
+        )
+        return carry_precision(network, cls.precision)
+
+    def initialize(self) -> None:
+        """Build network, optimiser and loss; with a seed, the initial weights follow from it."""
+        if self.seed is not None:
+            self._seed_process(stream=0)
+        super().initialize()
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """Switch the network between a list of logits and full-resolution logits only."""
+        network: Any = self._plain_network()
+        getattr(network, "decoder", network).deep_supervision = enabled
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
+        """Return nnU-Net's choice, without mirroring where the trainer's name says so (at inference too)."""
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        if not self.augmentation:
+            initial_patch_size = self.configuration_manager.patch_size
+        if not (self.mirroring and self.augmentation):
+            mirror_axes = None
+            self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
+    @classmethod
+    def get_training_transforms(  # pyright: ignore[reportIncompatibleMethodOverride] - reads the class's suffixes
+        cls,
+        patch_size: Any,
+        rotation_for_DA: Any,
+        deep_supervision_scales: Any,
+        mirror_axes: Any,
+        do_dummy_2d_data_aug: bool,
+        use_mask_for_norm: Any = None,
+        is_cascaded: bool = False,
+        foreground_labels: Any = None,
+        regions: Any = None,
+        ignore_label: Any = None,
+    ) -> BasicTransform:
+        """Return nnU-Net's augmentation, or only what validation does where the trainer's name says `_NoDA`."""
+        if not cls.augmentation:
+            return cls.get_validation_transforms(
+                deep_supervision_scales, is_cascaded, foreground_labels, regions, ignore_label
+            )
+        return nnUNetTrainer.get_training_transforms(
+            patch_size,
+            rotation_for_DA,
+            deep_supervision_scales,
+            mirror_axes,
+            do_dummy_2d_data_aug,
+            use_mask_for_norm,
+            is_cascaded,
+            foreground_labels,
+            regions,
+            ignore_label,
+        )
+
+    def get_dataloaders(self) -> tuple:
+        """Return nnU-Net's data loaders; with a seed, every worker's random stream follows from it.
+
+        Workers deliver in the order in which they finish, so that batches are bit-repeatable only without workers
+        (`nnUNet_n_proc_DA=0`). A resumed training draws other numbers than its first part did.
+        """
+        if self.seed is None:
+            return super().get_dataloaders()
+        self._seed_process(stream=1)
+        loaders = super().get_dataloaders()
+        for stream, loader in enumerate(loaders, start=2):
+            if isinstance(loader, NonDetMultiThreadedAugmenter):
+                loader.seeds = [int(number) for number in self._seeds(stream, loader.num_processes)]
+                loader.restart()
+        return loaders
+
+    def _seeds(self, stream: int, count: int) -> np.ndarray:
+        assert self.seed is not None
+        rank = 0 if stream == 0 else self.local_rank
+        return np.random.SeedSequence([self.seed, stream, rank, self.current_epoch]).generate_state(count)
+
+    def _seed_process(self, stream: int) -> None:
+        number = int(self._seeds(stream, 1)[0])
+        random.seed(number)
+        np.random.seed(number)
+        torch.manual_seed(number)
+
+    def on_train_start(self) -> None:
+        """Start as nnU-Net does, and say in the log what is being trained."""
+        super().on_train_start()
+        row = network_named(self.network_name)
+        parameters = sum(parameter.numel() for parameter in self._plain_network().parameters())
+        self.print_to_log_file(
+            f"nnunet-attn {__version__}: {row.name}, {row.title} ({row.source}); {parameters:,} parameters; "
+            f"options of this trainer: {dict(self.network_options) or 'none'}; precision: {self.precision}; "
+            f"seed: {'none' if self.seed is None else self.seed}"
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Start an epoch as nnU-Net does."""
+        super().on_train_epoch_start()
+        self._iteration = 0
+
+    def train_step(self, batch: dict) -> dict:
+        """Do one iteration as nnU-Net does, unless the loss is not finite: then stop before the weights change.
+
+        Raises:
+            NonFiniteLossError: On all ranks, if the loss of any rank is NaN or infinite.
+        """
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        if isinstance(target, list):
+            target = [level.to(self.device, non_blocking=True) for level in target]
+        else:
+            target = target.to(self.device, non_blocking=True)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = self.loss(self.network(data), target)
+        finite = torch.isfinite(loss.detach()).all().float()
+        if self.is_ddp:
+            distributed.all_reduce(finite, op=distributed.ReduceOp.MIN)
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+        else:
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        # read only here, where nnU-Net waits for the device anyway: the backward pass is under way by then
+        if not finite:
+            with self._autocast():
+                text = describe(self._plain_network(), data, self.current_epoch, self._iteration, batch.get("keys", ()))
+            self.print_to_log_file(text)
+            raise NonFiniteLossError(text)
+        if self.grad_scaler is not None:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            self.optimizer.step()
+        self._iteration += 1
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint under a temporary name, then rename it: a kill leaves the old one whole."""
+        partial = f"{filename}.partial"
+        super().save_checkpoint(partial)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            os.replace(partial, filename)
+
+    def _autocast(self) -> AbstractContextManager:
+        amp = self.device.type == "cuda" and self.precision == "amp"
+        return torch.autocast("cuda") if amp else nullcontext()
+
+    def _plain_network(self) -> nn.Module:
+        network = self.network.module if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)

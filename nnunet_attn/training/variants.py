@@ -1,0 +1,136 @@
+"""Composable trainer names: `nnUNetTrainerGASA_100epochs_bf16_seed3` is a class wherever nnU-Net asks for it.
+
+A leaf module in `trainers/` sets `__getattr__ = variants_of(globals())` (PEP 562). nnU-Net's own look-up then finds
+every combination at training, at resuming, and at inference from the name in the checkpoint alone.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """One kind of suffix.
+
+    Args:
+        pattern: What the text after the underscore must match as a whole.
+        written: How it is written in help texts.
+        meaning: One line for help texts.
+        attributes: From the match to the class attributes that it sets.
+    """
+
+    pattern: re.Pattern[str]
+    written: str
+    meaning: str
+    attributes: Callable[[re.Match[str]], dict[str, Any]]
+
+
+SUFFIXES: tuple[Suffix, ...] = (
+    Suffix(
+        re.compile(r"([1-9]\d*)epochs"), "_<N>epochs", "train N epochs (nnU-Net: 1000)", lambda m: {"epochs": int(m[1])}
+    ),
+    Suffix(
+        re.compile(r"([1-9]\d*)its"),
+        "_<N>its",
+        "N iterations an epoch (nnU-Net: 250), a fifth as many for validation",
+        lambda m: {"iterations_per_epoch": int(m[1])},
+    ),
+    Suffix(
+        re.compile(r"NoMirroring"),
+        "_NoMirroring",
+        "no mirroring, neither in training nor at inference",
+        lambda _: {"mirroring": False},
+    ),
+    Suffix(
+        re.compile(r"NoDA"),
+        "_NoDA",
+        "no data augmentation; no mirroring at inference either",
+        lambda _: {"augmentation": False},
+    ),
+    Suffix(
+        re.compile(r"bf16"),
+        "_bf16",
+        "mixed precision in bfloat16, without loss scaling",
+        lambda _: {"precision": "bf16"},
+    ),
+    Suffix(re.compile(r"fp32"), "_fp32", "no mixed precision", lambda _: {"precision": "fp32"}),
+    Suffix(
+        re.compile(r"seed(0|[1-9]\d*)"),
+        "_seed<N>",
+        "seed of the initial weights and of the workers' random streams",
+        lambda m: {"seed": int(m[1])},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ParsedName:
+    """A trainer name taken apart.
+
+    Args:
+        base: The known trainer that it begins with; None if there is none.
+        attributes: What its known suffixes set.
+        unknown: Parts that are no known suffix.
+        twice: Parts that set what an earlier part has set.
+    """
+
+    base: str | None
+    attributes: Mapping[str, Any]
+    unknown: tuple[str, ...]
+    twice: tuple[str, ...]
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the name stands for a class."""
+        return self.base is not None and not self.unknown and not self.twice
+
+
+def parse_trainer_name(name: str, bases: Iterable[str]) -> ParsedName:
+    """Take a trainer name apart, with the longest of `bases` that it begins with."""
+    fitting = [base for base in bases if name == base or name.startswith(f"{base}_")]
+    if not fitting:
+        return ParsedName(None, {}, (), ())
+    base = max(fitting, key=len)
+    attributes: dict[str, Any] = {}
+    unknown: list[str] = []
+    twice: list[str] = []
+    for part in name[len(base) :].split("_")[1:]:
+        found = next(
+            (suffix.attributes(match) for suffix in SUFFIXES if (match := suffix.pattern.fullmatch(part))), None
+        )
+        if found is None:
+            unknown.append(part)
+        elif found.keys() & attributes.keys():
+            twice.append(part)
+        else:
+            attributes.update(found)
+    return ParsedName(base, attributes, tuple(unknown), tuple(twice))
+
+
+def variants_of(namespace: Mapping[str, Any]) -> Callable[[str], type]:
+    """Return a module-level `__getattr__` that makes the variants of the trainers defined in `namespace`.
+
+    Args:
+        namespace: The `globals()` of a leaf module.
+    """
+    made: dict[str, type] = {}
+
+    def __getattr__(name: str) -> type:
+        if name in made:
+            return made[name]
+        module = namespace["__name__"]
+        bases = {
+            key: value
+            for key, value in namespace.items()
+            if isinstance(value, type) and value.__module__ == module and not key.startswith("_")
+        }
+        parsed = parse_trainer_name(name, bases)
+        if parsed.base is None or not parsed.is_valid:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        base = bases[parsed.base]
+        made[name] = type(name, (base,), {"__module__": module, "__doc__": base.__doc__, **parsed.attributes})
+        return made[name]
+
+    return __getattr__

@@ -1,0 +1,150 @@
+"""Fits the weights of one network into another and writes them for nnU-Net's `-pretrained_weights`."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+
+from nnunet_attn.errors import InputError
+
+# nnU-Net's load_pretrained_weights leaves these out, so that another number of classes can be trained
+SEGMENTATION_HEADS = ".seg_layers."
+
+
+@dataclass
+class FitReport:
+    """What became of each tensor of the target network's state dict.
+
+    Args:
+        kept: Same name, same shape: taken over.
+        resampled: Same name, another shape: taken over as far as it fits, or resampled.
+        fresh: Not in the source, or nothing of it fits: freshly initialised.
+        unused: Tensors of the source that the target network has no place for.
+    """
+
+    kept: list[str] = field(default_factory=list)
+    resampled: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+def read_network_weights(file: Path) -> dict[str, Tensor]:
+    """Return the network weights of an nnU-Net checkpoint, on the CPU, whatever device they were saved from.
+
+    Raises:
+        InputError: If there is no such file, it is not a checkpoint, or it holds no `network_weights`.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; give a checkpoint such as fold_0/checkpoint_final.pth")
+    try:
+        with torch.serialization.safe_globals(_numbers_in_nnunet_logs()):
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{file} cannot be read as a checkpoint ({reason[0]}); copy or export it again: the file may be damaged"
+        ) from error
+    weights = checkpoint.get("network_weights") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{file} holds no 'network_weights'; give a checkpoint that nnU-Net wrote")
+    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in weights.items()}
+
+
+def _numbers_in_nnunet_logs() -> list[Any]:
+    scalar = np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar  # pyright: ignore
+    kinds = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "bool")}
+    return [scalar, np.dtype, *kinds]
+
+
+def fit_weights(network: nn.Module, source: Mapping[str, Tensor]) -> FitReport:
+    """Fill a network's state dict with what fits of `source`.
+
+    Tensors of another shape are handed to the network's own `adapt_weight(key, source, target)`, if it has one.
+    """
+    adapt = getattr(network, "adapt_weight", lambda *_: None)
+    report = FitReport(unused=[key for key in source if key not in network.state_dict()])
+    state = network.state_dict()
+    for key, target in state.items():
+        given = source.get(key)
+        if given is None:
+            report.fresh.append(key)
+        elif given.shape == target.shape:
+            state[key] = given.to(target.dtype)
+            report.kept.append(key)
+        elif (adapted := adapt(key, given, target)) is not None:
+            state[key] = adapted.to(target.dtype)
+            report.resampled.append(key)
+        else:
+            report.fresh.append(key)
+    network.load_state_dict(state)
+    return report
+
+
+def build_target(dataset: str, configuration: str, plans: str, trainer: str) -> nn.Module:
+    """Build the network that `nnUNetv2_train DATASET CONFIGURATION 0 -p PLANS -tr TRAINER` would train.
+
+    Raises:
+        InputError: If data set, plans, configuration or trainer do not exist.
+    """
+    if not nnUNet_preprocessed.is_set():
+        raise InputError("nnUNet_preprocessed is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
+    try:
+        name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
+    except RuntimeError as error:
+        raise InputError(f"data set {dataset!r} not found: {error}") from error
+    folder = Path(str(nnUNet_preprocessed)) / name
+    plans_file = folder / f"{plans}.json"
+    if not plans_file.is_file():
+        raise InputError(f"{plans_file} does not exist; run: nnUNetv2_plan_and_preprocess -d {dataset}")
+    manager = PlansManager(load_json(str(plans_file)))
+    if configuration not in manager.available_configurations:
+        available = ", ".join(manager.available_configurations)
+        raise InputError(f"{plans} has no configuration {configuration!r}; there are {available}")
+    try:
+        trainer_class = recursive_find_trainer_class_by_name(trainer)
+    except RuntimeError as error:
+        raise InputError(f"nnU-Net does not find the trainer {trainer!r}; see: nnunet-attn doctor {trainer}") from error
+    dataset_json = load_json(str(folder / "dataset.json"))
+    configuration_manager = manager.get_configuration(configuration)
+    return trainer_class.build_network_architecture(
+        manager,
+        configuration_manager,
+        determine_num_input_channels(manager, configuration_manager, dataset_json),
+        manager.get_label_manager(dataset_json).num_segmentation_heads,
+        True,
+    )
+
+
+def import_nnunet_weights(
+    file: Path, dataset: str, configuration: str, plans: str, trainer: str, output: Path
+) -> FitReport:
+    """Write `output`, for `-pretrained_weights`, with what fits of an nnU-Net checkpoint into a trainer's network.
+
+    Raises:
+        InputError: If an input is missing or wrong, nothing of it fits, or `output` exists already.
+    """
+    if output.exists():
+        raise InputError(f"{output} exists already; give another name or remove it first")
+    if not output.parent.is_dir():
+        raise InputError(f"the folder {output.parent} does not exist; create it first")
+    source = read_network_weights(file)
+    network = build_target(dataset, configuration, plans, trainer)
+    report = fit_weights(network, source)
+    if not any(SEGMENTATION_HEADS not in key for key in (*report.kept, *report.resampled)):
+        raise InputError(f"no weight of {file} fits into the network of {trainer}; is it of another architecture?")
+    partial = output.with_name(f"{output.name}.partial")
+    torch.save({"network_weights": network.state_dict(), "trainer_name": trainer}, partial)
+    os.replace(partial, output)
+    return report

@@ -1,0 +1,54 @@
+"""Fixtures for all tests: real data and parity data where the environment names them, else a skip with the reason."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from nnunet_attn.paths import trainers_dir
+
+
+def pytest_configure() -> None:
+    """Compute on one core: tests are small, and threads that wait for a busy core cost more than they bring."""
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip `gpu` tests where there is no CUDA."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs CUDA, none is available"))
+
+
+def _folder_named_by(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names a folder with the data this test needs")
+    return Path(value)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with real data sets in nnU-Net raw format."""
+    return _folder_named_by("NNUNET_ATTN_DATA")
+
+
+@pytest.fixture(scope="session")
+def load_leaf() -> Callable[[str], ModuleType]:
+    """Import a leaf of trainers/ by its file's name, under a name of its own, as nnU-Net does."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"leaf_{name}", trainers_dir() / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -1,0 +1,1 @@
+"""Plans and preprocessed data that tests make themselves, small enough for milliseconds."""
