@@ -20,7 +20,7 @@ LABELS = {"background": 0, "liver": 1, "lesion": 2, "left kidney": 3, "right kid
 # The 2D patch is more than 1.5 times as wide as high: nnU-Net then rotates by up to 15 degrees instead of 180.
 NOMINAL_SIZE = {2: (64, 104), 3: (16, 32, 48)}
 NOMINAL_SPACING_MM = {2: (1.0, 1.0), 3: (2.0, 1.0, 1.0)}
-INTENSITY = {"spine": 280, "liver": 160, "lesion": 60, "left kidney": 220, "right kidney": 220}
+INTENSITY = {"spine": 180, "liver": 160, "lesion": 40, "left kidney": 260, "right kidney": 260}
 AIR, BODY = 10, 100
 NOISE_STD = 12
 FILE_ENDING = ".nii.gz"

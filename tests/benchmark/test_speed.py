@@ -1,15 +1,17 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from nnunet_attn.benchmark.comparison import compare
-from nnunet_attn.benchmark.measure import spread
+from nnunet_attn.benchmark.measure import paired_ratios, spread
 from nnunet_attn.benchmark.speed import main
 from nnunet_attn.benchmark.topologies import topology_named, with_patch
 from nnunet_attn.benchmark.variants import file_build, registry_build
 
+ROOT = Path(__file__).parents[2]
 TINY = ["--topology", "tiny", "--patch", "8", "16", "16", "--batch-size", "1", "--rounds", "5"]
 REFERENCE = """
 from torch import nn
@@ -154,3 +156,14 @@ def test_reference_file_is_built_for_the_topology(tmp_path):
     file.write_text(REFERENCE)
     network = file_build(file, topology_named("gasa-paper"))(False)
     assert network(torch.zeros(1, 1, 2, 2, 2)).shape == (1, 14, 2, 2, 2)
+
+
+def test_kept_cpu_result_follows_from_its_rounds_and_meets_its_goal():
+    result = json.loads((ROOT / "docs" / "results" / "speed-gasa-cpu.json").read_text())
+    assert result["settings"]["rounds"] >= 30
+    ratios = result["ratios"]["GASAUNet"]
+    for kind in ("forward", "step"):
+        own, other = (result["networks"][name]["seconds"][kind]["rounds"] for name in ("GASAUNet", "PlainUNet"))
+        assert ratios["seconds"][kind]["median"] == pytest.approx(paired_ratios(own, other)["median"])
+        assert ratios["seconds"][kind]["median"] <= 1.02
+        assert ratios["peak_memory_bytes"][kind] <= 1.02

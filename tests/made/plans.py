@@ -134,9 +134,7 @@ KINDS: dict[str, Kind] = {
         configuration([16, 16, 16], _STRIDES_3D, architecture=architecture([16, 16, 16], _STRIDES_3D, residual=True)),
         LABELS,
     ),
-    "cascade": Kind(
-        "3d_cascade_fullres", configuration([16, 16, 16], _STRIDES_3D, previous_stage="3d_lowres"), LABELS
-    ),
+    "cascade": Kind("3d_cascade_fullres", configuration([16, 16, 16], _STRIDES_3D, previous_stage="3d_lowres"), LABELS),
     "regions": Kind("3d_fullres", configuration([16, 16, 16], _STRIDES_3D), REGIONS),
     "ignore": Kind("3d_fullres", configuration([16, 16, 16], _STRIDES_3D), IGNORE),
 }

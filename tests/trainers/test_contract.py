@@ -11,7 +11,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_attn.architectures.registry import NETWORKS, Network
-from tests.made.data import make_trainer, made_case
+from tests.made.data import made_case, make_trainer
 from tests.made.plans import KINDS
 
 ROWS = [pytest.param(network, id=network.name) for network in NETWORKS]

@@ -1,0 +1,120 @@
+"""A results folder in which the stock commands have run, on 12 real cases where they are at hand, else on phantoms."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nnunet_attn.datasets.phantom import write_phantom
+from nnunet_attn.paths import nnunet_environment
+from nnunet_attn.stock import run_stock
+
+TRAINER = "nnUNetTrainerGASA_1epochs_2its_NoMirroring"
+PLANS = "nnUNetPlansSmall"
+DATASET = 4
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """nnU-Net's three folders, and the environment that names them.
+
+    Args:
+        root: Folder above `raw`, `preprocessed` and `results`.
+        name: Name of the data set.
+    """
+
+    root: Path
+    name: str
+
+    def environment(self, **more: str) -> Mapping[str, str]:
+        """Return the environment of a stock command: two worker processes, none for augmentation."""
+        chosen = {"nnUNet_def_n_proc": "2", "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1", **more}
+        return {**nnunet_environment(self.root), **chosen}
+
+    def run(self, command: str, *arguments: object, **more: str) -> str:
+        """Run a stock command to its end and return what it printed."""
+        return run_stock(command, arguments, self.environment(**more), self.root / "log.txt")
+
+    def train(self, configuration: str, fold: int, *arguments: object, trainer: str = TRAINER) -> str:
+        """Train one fold with the small plans, on the CPU."""
+        words = (DATASET, configuration, fold, "-p", PLANS, "-tr", trainer, "-device", "cpu", *arguments)
+        return self.run("nnUNetv2_train", *words)
+
+    def model(self, configuration: str, trainer: str = TRAINER) -> Path:
+        """Return the results folder of a trainer and configuration."""
+        return self.root / "results" / self.name / f"{trainer}__{PLANS}__{configuration}"
+
+    @property
+    def images(self) -> Path:
+        """Images of the cases, to predict."""
+        return self.root / "raw" / self.name / "imagesTs"
+
+    @property
+    def labels(self) -> Path:
+        """Reference segmentations of those cases."""
+        return self.root / "raw" / self.name / "labelsTs"
+
+
+def _copy_real_cases(source: Path, raw: Path, count: int, held_out: int) -> str:
+    target = raw / source.name
+    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        (target / folder).mkdir(parents=True)
+    for index, label in enumerate(sorted((source / "labelsTr").glob("*.nii.gz"))[: count + held_out]):
+        part = "Tr" if index < count else "Ts"
+        case = label.name.removesuffix(".nii.gz")
+        shutil.copy(label, target / f"labels{part}")
+        shutil.copy(source / "imagesTr" / f"{case}_0000.nii.gz", target / f"images{part}")
+    description = json.loads((source / "dataset.json").read_text())
+    (target / "dataset.json").write_text(json.dumps({**description, "numTraining": count}))
+    return source.name
+
+
+def _write_small_plans(folder: Path) -> None:
+    """Derive plans of a small width that share the preprocessed data, with a cascade beside 3d_fullres."""
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    configurations = {key: plans["configurations"][key] for key in ("2d", "3d_fullres")}
+    for entry in configurations.values():
+        arguments = entry["architecture"]["arch_kwargs"]
+        arguments["features_per_stage"] = [4 * 2**stage for stage in range(arguments["n_stages"])]
+        entry["batch_size"] = 2
+    fullres = configurations["3d_fullres"]
+    configurations["3d_lowres"] = {
+        **fullres,
+        "data_identifier": f"{PLANS}_3d_lowres",
+        "spacing": [1.25 * spacing for spacing in fullres["spacing"]],
+        "next_stage": "3d_cascade_fullres",
+    }
+    configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    small = {**plans, "plans_name": PLANS, "configurations": configurations}
+    (folder / f"{PLANS}.json").write_text(json.dumps(small, indent=2))
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Plan and preprocess by the stock command, and derive small plans."""
+    root = tmp_path_factory.mktemp("nnunet")
+    (root / "raw").mkdir()
+    if os.environ.get("NNUNET_ATTN_DATA"):
+        source = Path(os.environ["NNUNET_ATTN_DATA"]) / "Dataset004_Hippocampus"
+        name = _copy_real_cases(source, root / "raw", count=12, held_out=2)
+    else:
+        name = write_phantom(root / "raw", DATASET, n_train=12, n_test=2).name
+    made = Workspace(root, name)
+    words = ("-d", DATASET, "-c", "2d", "3d_fullres", "-np", "2", "2", "--verify_dataset_integrity")
+    made.run("nnUNetv2_plan_and_preprocess", *words, nnUNet_n_proc_DA="2")
+    _write_small_plans(root / "preprocessed" / name)
+    return made
+
+
+@pytest.fixture(scope="session")
+def five_folds(workspace: Workspace) -> Workspace:
+    """All five folds of 2d, and folds 0 and 1 of 3d_fullres, trained by the stock command."""
+    for fold in range(5):
+        workspace.train("2d", fold, "--npz")
+    for fold in range(2):
+        workspace.train("3d_fullres", fold, "--npz")
+    return workspace

@@ -1,0 +1,32 @@
+"""Trainer names taken apart."""
+
+from nnunet_attn.training.variants import SUFFIXES, parse_trainer_name
+
+BASES = ("nnUNetTrainerGASA", "nnUNetTrainerGASANoPE")
+
+
+def test_the_longest_base_wins() -> None:
+    assert parse_trainer_name("nnUNetTrainerGASANoPE_2its", BASES).base == "nnUNetTrainerGASANoPE"
+    assert parse_trainer_name("nnUNetTrainerGASA_2its", BASES).base == "nnUNetTrainerGASA"
+    assert parse_trainer_name("nnUNetTrainerGASAN_2its", BASES).base is None
+
+
+def test_each_suffix_sets_its_attribute() -> None:
+    parsed = parse_trainer_name("nnUNetTrainerGASA_100epochs_20its_NoMirroring_NoDA_fp32_seed0", BASES)
+    assert parsed.is_valid
+    assert parsed.attributes == {
+        "epochs": 100,
+        "iterations_per_epoch": 20,
+        "mirroring": False,
+        "augmentation": False,
+        "precision": "fp32",
+        "seed": 0,
+    }
+    assert len(SUFFIXES) == len(parsed.attributes) + 1, "two suffixes set the precision"
+
+
+def test_unknown_and_repeated_parts_are_named() -> None:
+    parsed = parse_trainer_name("nnUNetTrainerGASA_fast_3epochs_4epochs_seed-1", BASES)
+    assert not parsed.is_valid
+    assert parsed.unknown == ("fast", "seed-1")
+    assert parsed.twice == ("4epochs",)
