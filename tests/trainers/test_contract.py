@@ -61,7 +61,8 @@ def test_trains_validates_and_predicts(
 
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
-    assert type(predictor.network).__name__ == type(trainer.network).__name__
+    predicted: Any = predictor.network
+    assert type(predicted).__name__ == type(trainer.network).__name__
     image, labels = made_case(KINDS[kind], np.random.default_rng(1))
     channels = [image]
     if trainer.is_cascaded:
@@ -75,4 +76,4 @@ def test_trains_validates_and_predicts(
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
     with torch.no_grad():
-        assert torch.equal(trainer.network(patch), predictor.network.eval()(patch)), "one network, twice built"
+        assert torch.equal(trainer.network(patch), predicted.eval()(patch)), "one network, twice built"

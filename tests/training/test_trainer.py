@@ -45,7 +45,9 @@ def test_plain_equals_stock_trainer_after_some_steps(
     make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = []
-    for trainer in (make("nnUNetTrainerPlain"), make_trainer(nnUNetTrainer, KIND, tmp_path / "root", monkeypatch)):
+    ours: Any = make("nnUNetTrainerPlain")
+    stock: Any = make_trainer(nnUNetTrainer, KIND, tmp_path / "root", monkeypatch)
+    for trainer in (ours, stock):
         torch.manual_seed(3)
         trainer.initialize()
         start = {key: value.clone() for key, value in trainer.network.state_dict().items()}

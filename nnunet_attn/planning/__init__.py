@@ -1,0 +1,1 @@
+"""Plans: smaller ones derived from nnU-Net's own."""
