@@ -32,7 +32,8 @@ OVERLAY_NAME = "nnunet-attn-demo.png"
 TRAINERS = {"GASA-UNet": "nnUNetTrainerGASA", "plain U-Net": "nnUNetTrainerPlain"}
 CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 ORGANS = {name: value for name, value in LABELS.items() if value > 0}
-FIRST_STAGE_FEATURES = 8
+# with 8 the kidneys are not found within the demo's few iterations
+FIRST_STAGE_FEATURES = 16
 # tab10's orange, red, green, purple: apart from each other and from a grey image
 ORGAN_COLOURS = ("tab:orange", "tab:red", "tab:green", "tab:purple")
 
@@ -55,8 +56,8 @@ class DemoResult:
 def run_demo(
     dim: int = 3,
     keep: Path | None = None,
-    epochs: int = 10,
-    iterations: int = 20,
+    epochs: int = 8,
+    iterations: int = 40,
     console: Console | None = None,
 ) -> DemoResult:
     """Train and compare both networks on a phantom, in folders of its own, with the stock nnU-Net commands.
@@ -119,8 +120,14 @@ class _Steps:
         self.environment = nnunet_environment(self.root)
         for variable in (*NNUNET_FOLDERS, TRAINER_VARIABLE):
             self._show(f"export {variable}={shlex.quote(self.environment[variable])}")
-        # Compiling the networks would take longer than training them; two worker processes feed such small images.
-        small = {"nnUNet_def_n_proc": "2", "nnUNet_n_proc_DA": "2", "nnUNet_compile": "false"}
+        # Compiling the networks would take longer than training them; two worker processes feed such small images,
+        # and threads that wait must leave the cores to them (a busy wait made the demo several times slower).
+        small = {
+            "nnUNet_def_n_proc": "2",
+            "nnUNet_n_proc_DA": "2",
+            "nnUNet_compile": "false",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
         self._show("export " + " ".join(f"{variable}={value}" for variable, value in small.items()))
         self.environment.update(small)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -173,7 +180,7 @@ def _prepare(steps: _Steps, dim: int) -> Path:
 def demo_plans(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
     """Return plans for a small network on data that is preprocessed already.
 
-    Patch, strides and kernels stay as planned; features are divided so that the first stage has 8, the batch is 2.
+    Patch, strides and kernels stay as planned; features are divided so that the first stage has 16, the batch is 2.
 
     Args:
         plans: nnU-Net's own plans.

@@ -6,6 +6,7 @@ untrained network is validated too. All work is done in a temporary folder, or i
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -69,7 +71,7 @@ def _prepare(args: argparse.Namespace, root: Path, log: Path) -> str:
             _copy_cases(args.data, raw / name, args.cases)
     preprocessed = root / "preprocessed" / name
     if not (preprocessed / f"{PLANS_NAME}.json").exists():
-        words = ("-d", name, "-c", args.configuration, "-np", 2, "--verify_dataset_integrity")
+        words = ("-d", int(name[7:10]), "-c", args.configuration, "-np", 2, "--verify_dataset_integrity")
         run_stock("nnUNetv2_plan_and_preprocess", words, environment, log)
         plans = json.loads((preprocessed / "nnUNetPlans.json").read_text(encoding="utf-8"))
         chosen = narrowed_plans(plans, PLANS_NAME, [args.configuration], args.features, args.batch_size)
@@ -105,9 +107,10 @@ def save_untrained(environment: Mapping[str, str], dataset: str, configuration: 
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    made = get_trainer_from_args(dataset, configuration, 0, trainer, PLANS_NAME, device=torch.device("cpu"))
-    made.initialize()
-    made.save_checkpoint(str(Path(str(made.output_folder)) / "checkpoint_final.pth"))
+    with redirect_stdout(io.StringIO()):
+        made = get_trainer_from_args(dataset, configuration, 0, trainer, PLANS_NAME, device=torch.device("cpu"))
+        made.initialize()
+        made.save_checkpoint(str(Path(str(made.output_folder)) / "checkpoint_final.pth"))
 
 
 def _run(args: argparse.Namespace, root: Path, dataset: str, trainer: str, trained: bool, log: Path) -> dict[str, Any]:
@@ -216,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         return 2
     command = command_line("nnunet_attn.benchmark.learning", words)
-    write_json(args.out, {**result, "command": command, **provenance(args.seeds[0])})
+    write_json(args.out, {**result, "provenance": {**provenance(args.seeds[0]), "command": command}})
     console.print(table(result))
     return 0
 

@@ -18,9 +18,9 @@ from nnunet_attn.errors import InputError
 
 LABELS = {"background": 0, "liver": 1, "lesion": 2, "left kidney": 3, "right kidney": 4}
 # The 2D patch is more than 1.5 times as wide as high: nnU-Net then rotates by up to 15 degrees instead of 180.
-NOMINAL_SIZE = {2: (64, 104), 3: (16, 32, 48)}
+NOMINAL_SIZE = {2: (64, 112), 3: (16, 32, 48)}
 NOMINAL_SPACING_MM = {2: (1.0, 1.0), 3: (2.0, 1.0, 1.0)}
-INTENSITY = {"spine": 180, "liver": 160, "lesion": 40, "left kidney": 260, "right kidney": 260}
+INTENSITY = {"spine": 180, "liver": 160, "lesion": 340, "left kidney": 260, "right kidney": 260}
 AIR, BODY = 10, 100
 NOISE_STD = 12
 FILE_ENDING = ".nii.gz"
@@ -55,7 +55,7 @@ def draw_anatomy(rng: np.random.Generator, dim: int = 3) -> Anatomy:
     return Anatomy(
         liver_scale=rng.uniform(0.95, 1.05),
         lesion_centre=(float(lesion[0]), float(lesion[1]), float(lesion[2]) if dim == 3 else 0.0),
-        lesion_radius=rng.uniform(0.22, 0.28),
+        lesion_radius=rng.uniform(0.25, 0.3),
         kidney_centre=(rng.uniform(0.58, 0.66), rng.uniform(0.45, 0.5), rng.uniform(-0.1, 0.0)),
         kidney_scale=rng.uniform(0.92, 1.08),
         warp=(rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04), rng.uniform(-0.04, 0.04)),

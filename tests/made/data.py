@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_attn.paths import nnunet_environment
 from tests.made.plans import Kind
 
+CPU = torch.device("cpu")
 CASES = ("case_0", "case_1", "case_2", "case_3")
 
 
@@ -60,7 +61,11 @@ def write_preprocessed(root: Path, kind: Kind) -> dict[str, str]:
 
 
 def make_trainer(
-    trainer_class: type[nnUNetTrainer], kind: Kind, root: Path, monkeypatch: pytest.MonkeyPatch
+    trainer_class: type[nnUNetTrainer],
+    kind: Kind,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: torch.device = CPU,
 ) -> nnUNetTrainer:
     """Build a trainer on a preprocessed data set below `root`, which is written if it is not there yet."""
     environment = (
@@ -68,7 +73,7 @@ def make_trainer(
     )
     for key, value in {**environment, "nnUNet_n_proc_DA": "0"}.items():
         monkeypatch.setenv(key, value)
-    trainer = trainer_class(kind.plans, kind.configuration, 0, kind.dataset_json, torch.device("cpu"))
+    trainer = trainer_class(kind.plans, kind.configuration, 0, kind.dataset_json, device)
     if trainer.is_cascaded:
         write_previous_stage(Path(str(trainer.folder_with_segs_from_previous_stage)), kind)
     return trainer

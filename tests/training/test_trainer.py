@@ -11,6 +11,8 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_attn.architectures.build import network_arguments
+from nnunet_attn.architectures.registry import network_named
 from nnunet_attn.training.nonfinite import NonFiniteLossError, first_nonfinite_module
 from nnunet_attn.training.weights import read_network_weights
 from tests.made.data import make_trainer
@@ -242,3 +244,19 @@ def test_an_illegal_patch_is_refused_before_anything_is_written(make: Callable[.
     with pytest.raises(ValueError, match="18"):
         make("nnUNetTrainerGASA", kind)
     assert not any((tmp_path / "root" / "results").iterdir())
+
+
+def test_plans_can_name_the_class_directly_for_the_stock_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_leaf: Callable[[str], ModuleType]
+) -> None:
+    row = network_named("GASAUNet")
+    arguments = network_arguments(row, KIND.planned_unet, {"embed_dim": 10})
+    entry = {**KIND.entry["architecture"], "network_class_name": row.class_path, "arch_kwargs": arguments}
+    kind = Kind("3d_fullres", {**KIND.entry, "architecture": entry}, KIND.labels)
+    trainer: Any = make_trainer(nnUNetTrainer, kind, tmp_path / "root", monkeypatch)
+    trainer.initialize()
+    assert trainer.network.gasa.qkv.weight.shape == (30, 10)
+    trainer.on_train_epoch_start()
+    assert np.isfinite(trainer.train_step(batch(0))["loss"])
+    with pytest.raises(ValueError, match="nnUNetTrainerPlain"):
+        make_trainer(load_leaf("nnUNetTrainerGASA").nnUNetTrainerGASA, kind, tmp_path / "root", monkeypatch)

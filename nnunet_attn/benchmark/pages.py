@@ -1,0 +1,152 @@
+"""Makes the pages of `docs/results` from the JSON files beside them: `python -m nnunet_attn.benchmark.pages FOLDER`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+Results = Mapping[str, Mapping[str, Any]]
+
+_INDEX = """# Measured results
+
+Every figure here was measured by a script of this repository; the JSON files hold versions, hardware, seeds and date.
+`python -m nnunet_attn.benchmark.pages docs/results` makes these pages from them.
+
+- [Speed and memory](speed.md)
+- [Learning under a small budget](learning.md)
+
+Nothing here was measured on CUDA.
+"""
+
+_SPEED = """# Speed and memory
+
+Ratios are over the plain U-Net of the same plans, measured in one process with the variants interleaved. On the CPU
+time is process CPU time at one thread, the median over rounds of each round's ratio, with the quartiles in brackets;
+memory is what is held (parameters, buffers, input) plus the exact peak of the allocator's events. FLOPs are of one
+forward pass, a multiplication and an addition counted as two. A step is forward and backward with deep supervision,
+without the optimiser. See [how to measure](../how-to/measure-speed.md).
+"""
+
+_LEARNING = """# Learning under a small budget
+
+Does a network learn, and does it keep up with the plain U-Net under the same few iterations? Same plans, split,
+iterations and seeds for each trainer; a narrow network, so that it runs on a CPU. Dice is nnU-Net's own validation
+of fold 0, mean over labels. These are checks of the implementation: a short training of a narrow network says nothing
+about which network is better on your data. See [how to measure](../how-to/measure-speed.md).
+"""
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] + ["---:"] * (len(heading) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _measured_with(result: Mapping[str, Any], file: str) -> str:
+    provenance = result["provenance"]
+    hardware, versions = provenance["hardware"], provenance["versions"]
+    gpu = (hardware.get("gpu") or {}).get("name")
+    machine = gpu or f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+    return (
+        f"Measured {provenance['date_utc'][:10]} on {machine}; torch {versions['torch']}, "
+        f"nnunetv2 {versions['nnunetv2']}, nnunet_attn {versions['nnunet_attn']}. Data: [{file}]({file})\n\n"
+        f"```\n{provenance['command']}\n```\n"
+    )
+
+
+def speed_page(results: Results) -> str:
+    """Return the page of all `speed-*.json`, as Markdown."""
+    parts = [_SPEED]
+    for file, result in results.items():
+        settings = result["settings"]
+        shape = "x".join(map(str, settings["input_shape"]))
+        parts.append(
+            f"## {settings['topology']}, input {shape}, {settings['device']}, {settings['precision']}"
+            + (", compiled" if settings["compile"] else "")
+            + f", {settings['rounds']} rounds\n"
+        )
+        rows = []
+        for name, network in result["networks"].items():
+            ratio = result["ratios"].get(name)
+            rows.append([name, *_speed_cells(network, ratio)])
+        heading = ("network", "forward, s", "step, s", "step peak, MiB", "parameters", "GFLOP forward")
+        parts += [_table(heading, rows), _measured_with(result, file)]
+    return "\n".join(parts)
+
+
+def _speed_cells(network: Mapping[str, Any], ratio: Mapping[str, Any] | None) -> list[str]:
+    seconds = [f"{network['seconds'][kind]['median']:.3f}" for kind in ("forward", "step")]
+    cells = [
+        *seconds,
+        f"{network['peak_memory_bytes']['step'] / 2**20:.1f}",
+        f"{network['parameters']:,}",
+        f"{network['forward_flops'] / 1e9:.3f}",
+    ]
+    if ratio is None:
+        return cells
+    times = [ratio["seconds"][kind] for kind in ("forward", "step")]
+    ratios = [
+        *(f"{time['median']:.4f} [{time['q25']:.4f}, {time['q75']:.4f}]" for time in times),
+        f"{ratio['peak_memory_bytes']['step']:.4f}",
+        f"{ratio['parameters']:.4f}",
+        f"{ratio['forward_flops']:.4f}",
+    ]
+    return [f"{cell} ({factor})" for cell, factor in zip(cells, ratios, strict=True)]
+
+
+def learning_page(results: Results) -> str:
+    """Return the page of all `learning-*.json`, as Markdown."""
+    parts = [_LEARNING]
+    for file, result in results.items():
+        runs = result["runs"]
+        seeds = sorted({run["seed"] for run in runs})
+        budget = f"{result['epochs']} epochs of {result['iterations_per_epoch']} iterations"
+        parts.append(
+            f"## {result['dataset']}, {result['cases']} cases, {result['configuration']}\n\n"
+            f"{budget}, batch {result['batch_size']}, patch {'x'.join(map(str, result['patch_size']))}, "
+            f"features {'-'.join(map(str, result['features_per_stage']))}, "
+            f"{'with' if result['mirroring'] else 'without'} mirroring, on {result['device']}; "
+            f"{runs[0]['validation_cases']} validation cases.\n"
+        )
+        heading = ("trainer", "untrained", *(f"seed {seed}" for seed in seeds), "mean", f"minus {result['reference']}")
+        rows = []
+        for base, mean in result["mean_dice"].items():
+            by_seed = {run["seed"]: run["dice"] for run in runs if run["network"] == base and run["trained"]}
+            numbers = [mean["untrained"], *(by_seed[seed] for seed in seeds), mean["trained"]]
+            difference = f"{result['difference_to_reference'][base]:+.3f}"
+            rows.append([base, *(f"{number:.3f}" for number in numbers), difference])
+        parts += [_table(heading, rows), _measured_with(result, file)]
+    return "\n".join(parts)
+
+
+def pages(folder: Path) -> dict[str, str]:
+    """Return the pages that belong to the JSON files in `folder`: file name -> Markdown."""
+
+    def read(pattern: str) -> dict[str, Any]:
+        return {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(pattern))}
+
+    return {
+        "README.md": _INDEX,
+        "speed.md": speed_page(read("speed-*.json")),
+        "learning.md": learning_page(read("learning-*.json")),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the pages; returns 0, or 2 if the folder does not exist."""
+    parser = argparse.ArgumentParser(prog="python -m nnunet_attn.benchmark.pages", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(argv).folder
+    if not folder.is_dir():
+        Console(stderr=True).print(f"error: {folder} is no folder", markup=False)
+        return 2
+    for name, text in pages(folder).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
