@@ -17,7 +17,10 @@ from nnunet_attn.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, 1 where `doctor` found a problem, or 2 for wrong input or a failed stock command."""
+    """Run the command and return its exit code.
+
+    0; 1 where `doctor` found a problem; 2 for wrong input or a failed stock command; 130 after Ctrl-C.
+    """
     from nnunet_attn.stock import StockCommandError
 
     parsed = _parser().parse_args(arguments)

@@ -168,7 +168,7 @@ def _epoch_display(progress: Progress, task: TaskID, title: str, epochs: int) ->
 def _prepare(steps: _Steps, dim: int) -> Path:
     """Make the data set, preprocess it and write the demo's plans; return the folder of the held-out labels."""
     dataset = write_phantom(Path(steps.environment["nnUNet_raw"]), DATASET_ID, dim=dim)
-    planning = ["-d", DATASET_ID, "-c", CONFIGURATIONS[dim], "--verify_dataset_integrity"]
+    planning = ["-d", DATASET_ID, "-c", CONFIGURATIONS[dim], "--verify_dataset_integrity", "-npfp", 2, "-np", 2]
     steps.run("Planning and preprocessing", "nnUNetv2_plan_and_preprocess", planning)
     preprocessed = Path(steps.environment["nnUNet_preprocessed"]) / dataset.name
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text(encoding="utf-8"))

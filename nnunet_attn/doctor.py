@@ -93,7 +93,7 @@ def _versions() -> list[Finding]:
         except PackageNotFoundError:
             findings.append(Finding(package, "problem", "not installed", f"pip install {package}"))
             continue
-        supported = package != "nnunetv2" or found.startswith("2.8")
+        supported = package != "nnunetv2" or found.startswith("2.8.")
         findings.append(
             Finding(package, "ok", found)
             if supported
@@ -121,9 +121,13 @@ def _folders() -> list[Finding]:
 
 def _trainers() -> list[Finding]:
     value = os.environ.get(TRAINER_VARIABLE)
-    findings = [
-        Finding(TRAINER_VARIABLE, "ok", value) if value else Finding(TRAINER_VARIABLE, "problem", "not set", _remedy())
-    ]
+    missing = [folder for folder in (value or "").split(os.pathsep) if not Path(folder).is_dir()]
+    if not value:
+        findings = [Finding(TRAINER_VARIABLE, "problem", "not set", _remedy())]
+    elif missing:
+        findings = [Finding(TRAINER_VARIABLE, "problem", f"no folder: {', '.join(missing)}", _remedy())]
+    else:
+        findings = [Finding(TRAINER_VARIABLE, "ok", value)]
     # nnUNetv2_train and nnUNetv2_predict share one look-up function; predict asks for the name in the checkpoint,
     # which is the full name with its suffixes
     names = [name for trainer in trainer_names() for name in (trainer, f"{trainer}_2epochs_NoMirroring")]
@@ -153,7 +157,7 @@ def _machine() -> list[Finding]:
         findings.append(Finding("bfloat16", "ok" if bf16 else "note", text))
     else:
         findings.append(Finding("CUDA", "note", "not available: add '-device cpu' to nnU-Net's commands"))
-        findings.append(Finding("bfloat16", "note", "on the CPU the suffix _bf16 works, and is often slower"))
+        findings.append(Finding("bfloat16", "note", "on the CPU the suffix _bf16 works"))
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
     if not torch.cuda.is_available():
         findings.append(Finding("torch.compile", "note", "nnU-Net compiles trainings on CUDA only"))

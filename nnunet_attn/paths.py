@@ -1,8 +1,11 @@
 """Where the trainers lie, and the environment in which stock nnU-Net commands find them."""
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from nnunet_attn.errors import InputError
 
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINER_VARIABLE = "nnUNet_extTrainer"
@@ -10,11 +13,10 @@ TRAINER_VARIABLE = "nnUNet_extTrainer"
 
 def trainers_dir() -> Path:
     """Return the folder that `nnUNet_extTrainer` has to name: it holds trainer leaves and nothing else."""
-    return (Path(__file__).parent / "trainers").resolve() if _in_checkout() else Path(__file__).parent / "trainers"
-
-
-def _in_checkout() -> bool:
-    return (Path(__file__).parent / "trainers").is_symlink()
+    spec = importlib.util.find_spec("nnunet_attn.trainers")
+    if spec is None or spec.origin is None:
+        raise InputError("the trainers are not installed; run: pip install --force-reinstall nnunet-attn")
+    return Path(spec.origin).resolve().parent
 
 
 def nnunet_environment(root: Path, base: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,10 +1,8 @@
-"""Fixtures for all tests: real data and parity data where the environment names them, else a skip with the reason."""
+"""Fixtures for all tests; `gpu` tests are skipped where there is no CUDA."""
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -24,19 +22,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs CUDA, none is available"))
-
-
-def _folder_named_by(variable: str) -> Path:
-    value = os.environ.get(variable)
-    if not value:
-        pytest.skip(f"{variable} is not set: it names a folder with the data this test needs")
-    return Path(value)
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """Folder with real data sets in nnU-Net raw format."""
-    return _folder_named_by("NNUNET_ATTN_DATA")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,7 +34,7 @@ from nnunet_attn.stock import StockCommandError, run_stock
 PLANS_NAME = "nnUNetPlansNarrow"
 PHANTOM_ID = 901
 # training: no workers, so that a seed repeats a run; planning needs at least one
-TRAINING = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "2"}
+TRAINING = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 PLANNING = {"nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2"}
 
 
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--features", type=int, default=8, help="features of the first stage. Default: 8")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--mirroring", action="store_true", help="with mirroring; without it by default")
-    parser.add_argument("-device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("-device", "--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--work", type=Path, help="keep all work here; finished trainings are not run again")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     return parser
@@ -118,8 +119,9 @@ def _run(args: argparse.Namespace, root: Path, dataset: str, trainer: str, train
     folder = root / "results" / dataset / f"{trainer}__{PLANS_NAME}__{args.configuration}" / "fold_0"
     summary = folder / "validation" / "summary.json"
     environment = {**nnunet_environment(root), **TRAINING}
-    begin = time.monotonic()
+    seconds = None
     if not summary.exists():
+        begin = time.monotonic()
         words = [dataset, args.configuration, 0, "-p", PLANS_NAME, "-tr", trainer, "-device", args.device]
         if not trained:
             context = multiprocessing.get_context("spawn")
@@ -128,14 +130,19 @@ def _run(args: argparse.Namespace, root: Path, dataset: str, trainer: str, train
             )
             maker.start()
             maker.join()
+            if maker.exitcode != 0:
+                raise StockCommandError(f"{trainer} could not be built (exit code {maker.exitcode})")
         run_stock("nnUNetv2_train", [*words, "--c" if trained else "--val"], environment, log)
+        seconds = round(time.monotonic() - begin, 1)
     found = json.loads(summary.read_text(encoding="utf-8"))
+    if isnan(found["foreground_mean"]["Dice"]):
+        raise InputError(f"the Dice of {trainer} is undefined: a label is in no validation case; use more cases")
     return {
         "trainer": trainer,
         "dice": found["foreground_mean"]["Dice"],
         "dice_per_label": {label: values["Dice"] for label, values in found["mean"].items()},
         "validation_cases": len(found["metric_per_case"]),
-        "wall_seconds": round(time.monotonic() - begin, 1),
+        "wall_seconds": seconds,
     }
 
 
@@ -180,6 +187,7 @@ def study(args: argparse.Namespace, root: Path, console: Console) -> dict[str, A
         "mirroring": args.mirroring,
         "device": args.device,
         "reference": args.trainers[0],
+        "seeds": args.seeds,
         "mean_dice": means,
         "difference_to_reference": {base: means[base]["trained"] - reference for base in args.trainers},
         "runs": runs,

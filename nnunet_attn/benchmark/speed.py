@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--scale", nargs="+", type=int, metavar="N", help="divide the patch, one factor or one an axis")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: the topology's")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help=f"at least {MIN_ROUNDS}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("-device", "--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile of every network")
     parser.add_argument(

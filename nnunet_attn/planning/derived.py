@@ -26,6 +26,8 @@ def narrowed_plans(
     """
     kept = {name: deepcopy(plans["configurations"][name]) for name in configurations}
     for entry in kept.values():
+        if "architecture" not in entry:  # it inherits that of another configuration
+            continue
         arguments = entry["architecture"]["arch_kwargs"]
         features = arguments["features_per_stage"]
         arguments["features_per_stage"] = [max(1, n * first_stage_features // features[0]) for n in features]

@@ -63,8 +63,8 @@ def build_from_plans(
     """
     if configuration.previous_stage_name is not None and not network.cascade:
         raise ValueError(
-            f"{network.name} cannot be the second stage of a cascade (previous stage: "
-            f"{configuration.previous_stage_name}); train it with 2d, 3d_lowres or 3d_fullres"
+            f"{network.name} cannot be the second stage of a cascade, and this configuration has the previous stage "
+            f"{configuration.previous_stage_name}; train it with one that has none"
         )
     options = plans_options(network, configuration)
     for key, value in fixed_options.items():

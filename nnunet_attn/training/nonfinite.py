@@ -55,9 +55,9 @@ def describe(network: nn.Module, data: torch.Tensor, epoch: int, iteration: int,
     elif module is not None:
         origin = f"first module with a non-finite output: {module}"
     else:
-        origin = "every module's output is finite: the loss itself is not"
+        origin = "every module's output is finite: the loss itself or its gradient is not"
     cases = ", ".join(map(str, keys)) or "none of this rank"
     return (
-        f"the loss is not finite in epoch {epoch}, iteration {iteration} (cases: {cases}); {origin}. "
+        f"the loss or its gradient is not finite in epoch {epoch}, iteration {iteration} (cases: {cases}); {origin}. "
         "The last checkpoint is kept. Try the suffix _bf16 or _fp32, or a lower learning rate."
     )

@@ -17,7 +17,7 @@ from torch import distributed, nn
 
 from nnunet_attn import __version__
 from nnunet_attn.architectures.registry import network_named
-from nnunet_attn.training.network import build_from_plans, check_buildable
+from nnunet_attn.training.network import build_from_plans, check_buildable, plans_options
 from nnunet_attn.training.nonfinite import NonFiniteLossError, describe
 from nnunet_attn.training.precision import Precision, carry_precision
 
@@ -191,10 +191,11 @@ class AttentionTrainer(nnUNetTrainer):
         """Start as nnU-Net does, and say in the log what is being trained."""
         super().on_train_start()
         row = network_named(self.network_name)
+        options = {**plans_options(row, self.configuration_manager), **self.network_options}
         parameters = sum(parameter.numel() for parameter in self._plain_network().parameters())
         self.print_to_log_file(
             f"nnunet-attn {__version__}: {row.name}, {row.title} ({row.source}); {parameters:,} parameters; "
-            f"options of this trainer: {dict(self.network_options) or 'none'}; precision: {self.precision}; "
+            f"options: {options or 'none'}; precision: {self.precision}; "
             f"seed: {'none' if self.seed is None else self.seed}"
         )
 
@@ -207,7 +208,8 @@ class AttentionTrainer(nnUNetTrainer):
         """Do one iteration as nnU-Net does, unless the loss is not finite: then stop before the weights change.
 
         Raises:
-            NonFiniteLossError: On all ranks, if the loss of any rank is NaN or infinite.
+            NonFiniteLossError: On all ranks, if the loss of any rank is NaN or infinite, or, where no loss scaling
+                takes care of it, the gradient.
         """
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"]
@@ -227,7 +229,10 @@ class AttentionTrainer(nnUNetTrainer):
             self.grad_scaler.unscale_(self.optimizer)
         else:
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        if self.grad_scaler is None:
+            # a scaler skips a step whose gradient overflows; without one it would reach the weights
+            finite = finite * torch.isfinite(norm).float()
         # read only here, where nnU-Net waits for the device anyway: the backward pass is under way by then
         if not finite:
             with self._autocast():

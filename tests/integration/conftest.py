@@ -32,7 +32,8 @@ class Workspace:
 
     def environment(self, **more: str) -> Mapping[str, str]:
         """Return the environment of a stock command: two worker processes, none for augmentation."""
-        chosen = {"nnUNet_def_n_proc": "2", "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1", **more}
+        # threads that sleep while they wait leave a busy machine's cores to the workers
+        chosen = {"nnUNet_def_n_proc": "2", "nnUNet_n_proc_DA": "0", "OMP_WAIT_POLICY": "PASSIVE", **more}
         return {**nnunet_environment(self.root), **chosen}
 
     def run(self, command: str, *arguments: object, **more: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,12 +14,14 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_attn.architectures.build import network_arguments
 from nnunet_attn.architectures.registry import network_named
+from nnunet_attn.training.network import build_from_plans
 from nnunet_attn.training.nonfinite import NonFiniteLossError, first_nonfinite_module
 from nnunet_attn.training.weights import read_network_weights
 from tests.made.data import make_trainer
 from tests.made.plans import KINDS, Kind, configuration
 
 KIND = KINDS["3d"]
+GASA = "nnUNetTrainerGASA"
 
 
 @pytest.fixture
@@ -260,3 +263,29 @@ def test_plans_can_name_the_class_directly_for_the_stock_trainer(
     assert np.isfinite(trainer.train_step(batch(0))["loss"])
     with pytest.raises(ValueError, match="nnUNetTrainerPlain"):
         make_trainer(load_leaf("nnUNetTrainerGASA").nnUNetTrainerGASA, kind, tmp_path / "root", monkeypatch)
+
+
+def test_a_nonfinite_gradient_stops_too_where_no_scaler_skips_it(make: Callable[..., Any]) -> None:
+    trainer = make("nnUNetTrainerGASA_5epochs_2its_bf16")
+    trainer.initialize()
+    trainer.network.gasa.proj.weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match="the loss itself or its gradient is not"):
+        trainer.train_step(batch(0))
+    after = trainer.network.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_the_log_names_the_options_of_plans_and_trainer(make: Callable[..., Any]) -> None:
+    trainer = make("nnUNetTrainerGASANoPE_1epochs_1its_seed2", with_options({"GASAUNet": {"embed_dim": 15}}), GASA)
+    trainer.on_train_start()
+    line = next(line for line in Path(trainer.log_file).read_text().splitlines() if "nnunet-attn" in line)
+    assert "options: {'embed_dim': 15, 'position': 'none'}; precision: amp; seed: 2" in line
+
+
+def test_what_a_network_cannot_do_is_refused() -> None:
+    row = network_named("GASAUNet")
+    with pytest.raises(ValueError, match=r"GASAUNet cannot be the second stage of a cascade.*3d_lowres"):
+        build_from_plans(replace(row, cascade=False), KINDS["cascade"].manager, 3, 3, True, {})
+    with pytest.raises(ValueError, match=r"GASAUNet works on 3D configurations, got the 2D patch \(16, 24\)"):
+        build_from_plans(replace(row, dims=(3,)), KINDS["2d"].manager, 1, 3, True, {})
