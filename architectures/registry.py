@@ -15,6 +15,7 @@ class Network:
         trainers: Names of its trainers, the default one first.
         dims: Numbers of spatial axes it can work on.
         cascade: Whether it can be the second stage of a cascade (label channels beside the image).
+        fixed_patch: Whether it takes crops of the planned patch size only, which all of nnU-Net's tiles have.
         title: One line for tables.
         source: Paper and identifier.
         small_options: Arguments that make it small enough for a test on a CPU.
@@ -27,6 +28,7 @@ class Network:
     title: str
     source: str
     cascade: bool = True
+    fixed_patch: bool = True
     small_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -38,6 +40,7 @@ NETWORKS: tuple[Network, ...] = (
         dims=(2, 3),
         title="the U-Net that the plans name, without attention: the reference of every comparison",
         source="Isensee et al. 2021, doi:10.1038/s41592-020-01008-z",
+        fixed_patch=False,
     ),
     Network(
         name="GASAUNet",

@@ -14,6 +14,7 @@ from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.paths import NNUNET_FOLDERS, TRAINER_VARIABLE, trainers_dir
 from nnunet_attn.training.variants import SUFFIXES, parse_trainer_name
 
+COMPILE_VARIABLE = "nnUNet_compile"
 PACKAGES = ("nnunet-attn", "nnunetv2", "torch", "dynamic-network-architectures", "batchgeneratorsv2", "SimpleITK")
 
 
@@ -159,7 +160,10 @@ def _machine() -> list[Finding]:
         findings.append(Finding("CUDA", "note", "not available: add '-device cpu' to nnU-Net's commands"))
         findings.append(Finding("bfloat16", "note", "on the CPU the suffix _bf16 works"))
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
-    if not torch.cuda.is_available():
+    wanted = os.environ.get(COMPILE_VARIABLE)
+    if wanted is not None and wanted.lower() not in ("true", "1", "t"):
+        findings.append(Finding("torch.compile", "note", f"switched off by {COMPILE_VARIABLE}={wanted}"))
+    elif not torch.cuda.is_available():
         findings.append(Finding("torch.compile", "note", "nnU-Net compiles trainings on CUDA only"))
     elif compiler is None:
         findings.append(

@@ -1,16 +1,20 @@
 """The command line: what it prints, its exit codes, and that wrong input leaves nothing behind."""
 
 import json
+import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.cli import main
+from nnunet_attn.doctor import Finding
 from nnunet_attn.errors import InputError
 from nnunet_attn.paths import nnunet_environment, trainers_dir
 from nnunet_attn.stock import StockCommandError, executable, run_stock
@@ -94,7 +98,7 @@ def plain_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_leaf:
     leaf = load_leaf("nnUNetTrainerPlain")
     trainer: Any = make_trainer(leaf.nnUNetTrainerPlain, KINDS["anisotropic"], tmp_path, monkeypatch)
     trainer.initialize()
-    trainer.logger.log("train_losses", 0.5, 0)
+    trainer.logger.log("train_losses", np.float32(0.5), 0)  # as nnU-Net logs it
     file = tmp_path / "plain.pth"
     trainer.save_checkpoint(str(file))
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_dir()))
@@ -187,3 +191,48 @@ def test_fit_lists_what_the_target_has_no_place_for() -> None:
 def test_demo_refuses_impossible_budgets(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(wrong) == 2
     assert wrong[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written_by", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_checkpoints_of_either_numpy_are_read(plain_checkpoint: Path, tmp_path: Path, written_by: str) -> None:
+    file = tmp_path / "renamed.pth"
+    with zipfile.ZipFile(plain_checkpoint) as source, zipfile.ZipFile(file, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):
+                changed = re.sub(rb"cnumpy\.(_core|core)\.multiarray\n", f"c{written_by}\n".encode(), content)
+                assert written_by.encode() in changed
+                content = changed
+            target.writestr(name, content)
+    assert read_network_weights(file).keys() == read_network_weights(plain_checkpoint).keys()
+
+
+def test_objects_that_could_run_code_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "foreign.pth"
+    torch.save({"network_weights": {}, "extra": Finding("what", "ok", "text")}, file)
+    with pytest.raises(InputError, match=r"foreign.pth holds an object of nnunet_attn.doctor.Finding"):
+        read_network_weights(file)
+
+
+def test_import_names_broken_plans_and_options(
+    plain_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = tmp_path / "preprocessed" / "Dataset901_Made" / "nnUNetPlansMade.json"
+    content = json.loads(plans.read_text())
+    content["configurations"]["3d_fullres"]["nnunet_attn"] = {"GASAUNet": {"num_heads": 3}}
+    plans.write_text(json.dumps(content))
+    assert main(words(plain_checkpoint, tmp_path / "out.pth")) == 2
+    assert "num_heads" in capsys.readouterr().err
+    plans.write_text("{")
+    assert main(words(plain_checkpoint, tmp_path / "out.pth")) == 2
+    assert "cannot be read as JSON" in capsys.readouterr().err
+    assert main(words(plain_checkpoint, tmp_path / "out.pth", **{"-d": "Foo"})) == 2
+    assert "'Foo'" in capsys.readouterr().err
+
+
+def test_doctor_notes_that_compiling_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("nnUNet_compile", "f")
+    main(["doctor"])
+    assert "note    torch.compile: switched off by nnUNet_compile=f" in capsys.readouterr().out

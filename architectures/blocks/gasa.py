@@ -83,14 +83,16 @@ class GASABlock(nn.Module):
         named = {"channels": channels, "embed_dim": embed_dim, "num_heads": num_heads}
         named |= {f"feature_size[{axis}]": size for axis, size in enumerate(feature_size)}
         for name, value in named.items():
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:  # True is an int to isinstance
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if embed_dim % num_heads:
             raise ValueError(f"num_heads must divide embed_dim, got {num_heads} heads for {embed_dim} dims")
         if position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {position!r}")
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"dropout_rate must be at least 0 and less than 1, got {dropout_rate}")
+        if type(norm) is not bool:
+            raise ValueError(f"norm must be true or false, got {norm!r}")
+        if type(dropout_rate) not in (int, float) or not 0 <= dropout_rate < 1:
+            raise ValueError(f"dropout_rate must be a number of at least 0 and less than 1, got {dropout_rate!r}")
         self.channels = channels
         self.feature_size = tuple(feature_size)
         self.embed_dim = embed_dim

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 
 class NonFiniteLossError(RuntimeError):
@@ -46,8 +46,17 @@ def first_nonfinite_module(network: nn.Module, data: torch.Tensor) -> str | None
     return first[0] if first else None
 
 
-def describe(network: nn.Module, data: torch.Tensor, epoch: int, iteration: int, keys: Iterable[str]) -> str:
-    """Return the error text for a batch whose loss was not finite."""
+def describe(network: nn.Module, data: torch.Tensor, what: str, epoch: int, iteration: int, keys: Iterable[str]) -> str:
+    """Return the error text for a batch.
+
+    Args:
+        network: The network as it was for that batch.
+        data: The batch's images.
+        what: What was not finite, `loss` or `gradient`.
+        epoch: Number of the epoch, from 0.
+        iteration: Number of the iteration in the epoch, from 0.
+        keys: The batch's cases.
+    """
     # every rank runs this pass, also one whose data are at fault: synchronised norms wait for all of them
     module = first_nonfinite_module(network, data)
     if has_nonfinite(data):
@@ -55,9 +64,16 @@ def describe(network: nn.Module, data: torch.Tensor, epoch: int, iteration: int,
     elif module is not None:
         origin = f"first module with a non-finite output: {module}"
     else:
-        origin = "every module's output is finite: the loss itself or its gradient is not"
-    cases = ", ".join(map(str, keys)) or "none of this rank"
-    return (
-        f"the loss or its gradient is not finite in epoch {epoch}, iteration {iteration} (cases: {cases}); {origin}. "
-        "The last checkpoint is kept. Try the suffix _bf16 or _fp32, or a lower learning rate."
-    )
+        origin = f"every module's output is finite: the {what} itself is not"
+    cases = ", ".join(map(str, keys)) or "unknown"
+    return f"the {what} is not finite in epoch {epoch}, iteration {iteration} (cases: {cases}); {origin}"
+
+
+def describe_ranks(text: str, at_fault: bool) -> str:
+    """Return the texts of the ranks at fault, or of all ranks if none is by itself; every rank has to call this."""
+    texts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(texts, (text, at_fault))
+    chosen = [(rank, told) for rank, (told, guilty) in enumerate(texts) if guilty] or [
+        (rank, told) for rank, (told, _) in enumerate(texts)
+    ]
+    return "; ".join(f"rank {rank}: {told}" for rank, told in chosen)

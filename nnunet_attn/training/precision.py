@@ -36,6 +36,9 @@ def carry_precision(network: nn.Module, precision: Precision) -> nn.Module:
 @cache
 def _precise_class(network_class: type[nn.Module], bf16: bool) -> type[nn.Module]:
     def forward(self: nn.Module, x: torch.Tensor) -> Any:
+        if not bf16 and x.device.type not in ("cpu", "cuda"):
+            # nnU-Net enters autocast on no other device, and MPS does not know a switched-off one
+            return network_class.forward(self, x)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
             output = network_class.forward(self, x)
         return [level.float() for level in output] if isinstance(output, (list, tuple)) else output.float()

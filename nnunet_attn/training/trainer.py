@@ -1,16 +1,14 @@
 """The base of every trainer of this package."""
 
 import os
-import random
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
-import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import distributed, nn
@@ -18,8 +16,18 @@ from torch import distributed, nn
 from nnunet_attn import __version__
 from nnunet_attn.architectures.registry import network_named
 from nnunet_attn.training.network import build_from_plans, check_buildable, plans_options
-from nnunet_attn.training.nonfinite import NonFiniteLossError, describe
+from nnunet_attn.training.nonfinite import NonFiniteLossError, describe, describe_ranks
 from nnunet_attn.training.precision import Precision, carry_precision
+from nnunet_attn.training.randomness import (
+    NETWORK,
+    PROCESS,
+    TRAINING_WORKERS,
+    VALIDATION_WORKERS,
+    derived_seeds,
+    seed_process,
+    start_workers,
+    without_workers,
+)
 
 
 class AttentionTrainer(nnUNetTrainer):
@@ -32,7 +40,7 @@ class AttentionTrainer(nnUNetTrainer):
         ValueError: At construction, before anything is written, if the network cannot work on the configuration.
     """
 
-    network_name: ClassVar[str] = "PlainUNet"
+    network_name: ClassVar[str]
     network_options: ClassVar[Mapping[str, Any]] = {}
 
     epochs: ClassVar[int | None] = None
@@ -54,7 +62,7 @@ class AttentionTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
-        self._check(plans, configuration, dataset_json)
+        self._check(plans, configuration, dataset_json, device)
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.epochs is not None:
             self.num_epochs = self.epochs
@@ -69,7 +77,15 @@ class AttentionTrainer(nnUNetTrainer):
         self._iteration = 0
 
     @classmethod
-    def _check(cls, plans: dict, configuration: str, dataset_json: dict) -> None:
+    def _check(cls, plans: dict, configuration: str, dataset_json: dict, device: torch.device) -> None:
+        if not hasattr(cls, "network_name"):
+            raise ValueError(
+                f"{cls.__name__} is the base of trainers and has no network: use one that sets network_name"
+            )
+        if cls.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+            raise ValueError(
+                f"{cls.__name__}: {torch.cuda.get_device_name()} has no bfloat16; use _fp32 or no such suffix"
+            )
         plans_manager = PlansManager(plans)
         manager = plans_manager.get_configuration(configuration)
         check_buildable(
@@ -108,7 +124,8 @@ class AttentionTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Build network, optimiser and loss; with a seed, the initial weights follow from it."""
         if self.seed is not None:
-            self._seed_process(stream=0)
+            # all ranks start from one network
+            seed_process(derived_seeds(self.seed, NETWORK, rank=0, epoch=0)[0])
         super().initialize()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
@@ -168,24 +185,26 @@ class AttentionTrainer(nnUNetTrainer):
         """
         if self.seed is None:
             return super().get_dataloaders()
-        self._seed_process(stream=1)
-        loaders = super().get_dataloaders()
-        for stream, loader in enumerate(loaders, start=2):
-            if isinstance(loader, NonDetMultiThreadedAugmenter):
-                loader.seeds = [int(number) for number in self._seeds(stream, loader.num_processes)]
-                loader.restart()
-        return loaders
+        seed_process(self._derived_seeds(PROCESS)[0])
+        count = get_allowed_n_proc_DA()
+        with without_workers():
+            train, val = super().get_dataloaders()
+        if count == 0:
+            return train, val
+        # nnU-Net starts its workers unseeded, so they are started here, in its numbers
+        seeds, val_seeds = (
+            self._derived_seeds(TRAINING_WORKERS, count),
+            self._derived_seeds(VALIDATION_WORKERS, max(1, count // 2)),
+        )
+        pin = self.device.type == "cuda"
+        return (
+            start_workers(train.data_loader, seeds, max(6, count // 2), pin),
+            start_workers(val.data_loader, val_seeds, max(3, count // 4), pin),
+        )
 
-    def _seeds(self, stream: int, count: int) -> np.ndarray:
+    def _derived_seeds(self, stream: int, count: int = 1) -> list[int]:
         assert self.seed is not None
-        rank = 0 if stream == 0 else self.local_rank
-        return np.random.SeedSequence([self.seed, stream, rank, self.current_epoch]).generate_state(count)
-
-    def _seed_process(self, stream: int) -> None:
-        number = int(self._seeds(stream, 1)[0])
-        random.seed(number)
-        np.random.seed(number)
-        torch.manual_seed(number)
+        return derived_seeds(self.seed, stream, self.local_rank, self.current_epoch, count)
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does, and say in the log what is being trained."""
@@ -222,6 +241,7 @@ class AttentionTrainer(nnUNetTrainer):
         with self._autocast():
             loss = self.loss(self.network(data), target)
         finite = torch.isfinite(loss.detach()).all().float()
+        own_loss_finite = finite.clone()
         if self.is_ddp:
             distributed.all_reduce(finite, op=distributed.ReduceOp.MIN)
         if self.grad_scaler is not None:
@@ -235,10 +255,7 @@ class AttentionTrainer(nnUNetTrainer):
             finite = finite * torch.isfinite(norm).float()
         # read only here, where nnU-Net waits for the device anyway: the backward pass is under way by then
         if not finite:
-            with self._autocast():
-                text = describe(self._plain_network(), data, self.current_epoch, self._iteration, batch.get("keys", ()))
-            self.print_to_log_file(text)
-            raise NonFiniteLossError(text)
+            self._stop(data, bool(own_loss_finite), batch.get("keys", ()))
         if self.grad_scaler is not None:
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
@@ -246,6 +263,16 @@ class AttentionTrainer(nnUNetTrainer):
             self.optimizer.step()
         self._iteration += 1
         return {"loss": loss.detach().cpu().numpy()}
+
+    def _stop(self, data: torch.Tensor, own_loss_finite: bool, keys: Any) -> NoReturn:
+        what = "gradient" if own_loss_finite else "loss"
+        with self._autocast():
+            text = describe(self._plain_network(), data, what, self.current_epoch, self._iteration, keys)
+        if self.is_ddp:
+            text = describe_ranks(text, not own_loss_finite)
+        text += ". The last checkpoint is kept. Try the suffix _bf16 or _fp32, or a lower learning rate."
+        self.print_to_log_file(text)
+        raise NonFiniteLossError(text)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint under a temporary name, then rename it: a kill leaves the old one whole."""

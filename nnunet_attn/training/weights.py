@@ -1,6 +1,8 @@
 """Fits the weights of one network into another and writes them for nnU-Net's `-pretrained_weights`."""
 
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -52,6 +53,12 @@ def read_network_weights(file: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_numbers_in_nnunet_logs()):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is not None:
+            raise InputError(
+                f"{file} holds an object of {refused[1]}, which is not loaded, because that could run foreign code; "
+                "save its 'network_weights' alone in a file of their own, if you trust it"
+            ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"{file} cannot be read as a checkpoint ({reason[0]}); copy or export it again: the file may be damaged"
@@ -63,9 +70,11 @@ def read_network_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _numbers_in_nnunet_logs() -> list[Any]:
-    scalar = np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar  # pyright: ignore
+    """What nnU-Net's own log in a checkpoint needs, under the names that NumPy 1 and NumPy 2 write."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     kinds = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "bool")}
-    return [scalar, np.dtype, *kinds]
+    return [*((scalar, name) for name in names), np.dtype, *kinds]
 
 
 def fit_weights(network: nn.Module, source: Mapping[str, Tensor]) -> FitReport:
@@ -74,8 +83,8 @@ def fit_weights(network: nn.Module, source: Mapping[str, Tensor]) -> FitReport:
     Tensors of another shape are handed to the network's own `adapt_weight(key, source, target)`, if it has one.
     """
     adapt = getattr(network, "adapt_weight", lambda *_: None)
-    report = FitReport(unused=[key for key in source if key not in network.state_dict()])
     state = network.state_dict()
+    report = FitReport(unused=[key for key in source if key not in state])
     for key, target in state.items():
         given = source.get(key)
         if given is None:
@@ -102,29 +111,39 @@ def build_target(dataset: str, configuration: str, plans: str, trainer: str) -> 
         raise InputError("nnUNet_preprocessed is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
     try:
         name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
-    except RuntimeError as error:
-        raise InputError(f"data set {dataset!r} not found: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"data set {dataset!r} not found ({error}); give its number or its name") from error
     folder = Path(str(nnUNet_preprocessed)) / name
     plans_file = folder / f"{plans}.json"
     if not plans_file.is_file():
         raise InputError(f"{plans_file} does not exist; run: nnUNetv2_plan_and_preprocess -d {dataset}")
-    manager = PlansManager(load_json(str(plans_file)))
+    manager = PlansManager(_read_json(plans_file))
     if configuration not in manager.available_configurations:
         available = ", ".join(manager.available_configurations)
         raise InputError(f"{plans} has no configuration {configuration!r}; there are {available}")
+    dataset_json = _read_json(folder / "dataset.json")
     try:
         trainer_class = recursive_find_trainer_class_by_name(trainer)
-    except RuntimeError as error:
+    except Exception as error:  # a foreign trainer folder can fail with anything at import
         raise InputError(f"nnU-Net does not find the trainer {trainer!r}; see: nnunet-attn doctor {trainer}") from error
-    dataset_json = load_json(str(folder / "dataset.json"))
-    configuration_manager = manager.get_configuration(configuration)
-    return trainer_class.build_network_architecture(
-        manager,
-        configuration_manager,
-        determine_num_input_channels(manager, configuration_manager, dataset_json),
-        manager.get_label_manager(dataset_json).num_segmentation_heads,
-        True,
-    )
+    try:
+        configuration_manager = manager.get_configuration(configuration)
+        return trainer_class.build_network_architecture(
+            manager,
+            configuration_manager,
+            determine_num_input_channels(manager, configuration_manager, dataset_json),
+            manager.get_label_manager(dataset_json).num_segmentation_heads,
+            True,
+        )
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise InputError(f"{trainer} cannot be built for {plans}, {configuration}: {error}") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as JSON ({error}); plan the data set again") from error
 
 
 def import_nnunet_weights(
@@ -145,6 +164,10 @@ def import_nnunet_weights(
     if not any(SEGMENTATION_HEADS not in key for key in (*report.kept, *report.resampled)):
         raise InputError(f"no weight of {file} fits into the network of {trainer}; is it of another architecture?")
     partial = output.with_name(f"{output.name}.partial")
-    torch.save({"network_weights": network.state_dict(), "trainer_name": trainer}, partial)
-    os.replace(partial, output)
+    try:
+        torch.save({"network_weights": network.state_dict(), "trainer_name": trainer}, partial)
+        os.replace(partial, output)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{output} cannot be written ({error}); give a file in a folder of yours") from error
     return report

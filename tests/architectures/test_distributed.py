@@ -66,7 +66,7 @@ def test_two_ranks_agree_and_every_gradient_exists(network: str, tmp_path) -> No
     script = tmp_path / "ranks.py"
     script.write_text(CODE)
     words = [sys.executable, str(script), str(tmp_path), network, "2d", "3d", "anisotropic"]
-    done = subprocess.run(words, capture_output=True, text=True, env=_environment())
+    done = subprocess.run(words, capture_output=True, text=True, env=_environment(), timeout=600)
     assert done.returncode == 0, done.stderr
     assert "ranks agree" in done.stdout
 

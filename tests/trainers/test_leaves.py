@@ -73,4 +73,5 @@ def test_a_leaf_obeys_the_laws(leaf: Path) -> None:
     imports = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert all(isinstance(node, ast.ImportFrom) and node.level == 0 for node in imports), "no relative imports"
     assert {node.module for node in imports if isinstance(node, ast.ImportFrom)} == {"nnunet_attn.training"}
+    assert recursive_find_trainer_class_by_name(classes[-1]).__name__ == classes[-1]
     assert leaf.stem not in sys.modules, "the look-up leaves no module behind that would hide the leaf"

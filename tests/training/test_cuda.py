@@ -35,6 +35,10 @@ def make(
     return make
 
 
+def finest_head(network: Any) -> Any:
+    return [module for name, module in network.named_modules() if ".seg_layers." in name][-1]
+
+
 def one_epoch(trainer: Any) -> None:
     trainer.on_train_start()
     trainer.on_epoch_start()
@@ -59,15 +63,14 @@ def test_precision_in_training_and_in_the_predictor(
     assert (trainer.grad_scaler is not None) is (suffix == "")
     seen: list[torch.dtype] = []
     trainer.initialize()
-    trainer.network.decoder.seg_layers[-1].register_forward_hook(lambda _, __, logits: seen.append(logits.dtype))
+    finest_head(trainer.network).register_forward_hook(lambda _, __, logits: seen.append(logits.dtype))
     one_epoch(trainer)
     assert set(seen) == {dtype}
 
     predictor = nnUNetPredictor(device=CUDA, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
-    network: Any = predictor.network
     seen.clear()
-    network.decoder.seg_layers[-1].register_forward_hook(lambda _, __, logits: seen.append(logits.dtype))
+    finest_head(predictor.network).register_forward_hook(lambda _, __, logits: seen.append(logits.dtype))
     image = torch.from_numpy(made_case(KIND, np.random.default_rng(1))[0])
     assert torch.isfinite(predictor.predict_logits_from_preprocessed_data(image)).all()
     assert set(seen) == {dtype}

@@ -251,8 +251,8 @@ def test_another_size_is_refused_with_both_sizes(shape):
         ({"num_heads": 0}, r"num_heads must be an integer of at least 1, got 0"),
         ({"num_heads": 4}, r"num_heads must divide embed_dim, got 4 heads for 25 dims"),
         ({"position": "APE"}, r"position must be one of after, before, none, got 'APE'"),
-        ({"dropout_rate": 1.0}, r"dropout_rate must be at least 0 and less than 1, got 1.0"),
-        ({"dropout_rate": -0.1}, r"dropout_rate must be at least 0 and less than 1, got -0.1"),
+        ({"dropout_rate": 1.0}, r"dropout_rate must be a number of at least 0 and less than 1, got 1.0"),
+        ({"dropout_rate": -0.1}, r"dropout_rate must be a number of at least 0 and less than 1, got -0.1"),
     ],
 )
 def test_illegal_arguments(options, message):
