@@ -3,10 +3,12 @@
 import json
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,14 @@ from rich.table import Table
 
 from nnunet_attn.datasets.phantom import FILE_ENDING, LABELS, write_phantom
 from nnunet_attn.errors import InputError
-from nnunet_attn.paths import NNUNET_FOLDERS, TRAINER_VARIABLE, nnunet_environment
+from nnunet_attn.paths import NNUNET_FOLDERS, TRAINER_VARIABLE, check_writable, make_folder, nnunet_environment
+from nnunet_attn.planning.derived import narrowed_plans, write_plans
 from nnunet_attn.stock import run_stock
 
 DATASET_ID = 900
 PLANS_NAME = "nnUNetPlansDemo"
 OVERLAY_NAME = "nnunet-attn-demo.png"
+LOGS_NAME = "nnunet-attn-demo-logs"
 TRAINERS = {"GASA-UNet": "nnUNetTrainerGASA", "plain U-Net": "nnUNetTrainerPlain"}
 CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 ORGANS = {name: value for name, value in LABELS.items() if value > 0}
@@ -65,20 +69,21 @@ def run_demo(
     Args:
         dim: 2 or 3.
         keep: Folder that keeps everything, missing or empty. Without it all but the picture is temporary, and the
-            picture goes to the current directory.
+            picture goes to the current directory, or after a failure the logs.
         epochs: Epochs of each training.
         iterations: Iterations an epoch.
         console: Where progress and results are shown.
     Raises:
-        InputError: If an argument is out of its range, or `keep` has content.
-        StockCommandError: If a stock command fails; its log is then in `keep`.
+        InputError: If an argument is out of its range, `keep` has content or cannot be made, or the current directory
+            is to get the picture and cannot be written to.
+        StockCommandError: If a stock command fails.
     """
     if dim not in CONFIGURATIONS:
         raise InputError(f"dim={dim}: the demo works in 2 or 3 dimensions")
     if epochs < 1 or iterations < 1:
         raise InputError(f"epochs={epochs}, iterations={iterations}: both must be at least 1")
     console = console or Console()
-    with _working_folder(keep) as root:
+    with _working_folder(keep, console) as root:
         steps = _Steps(root, console)
         truth = _prepare(steps, dim)
         predictions = {
@@ -96,15 +101,30 @@ def run_demo(
 
 
 @contextmanager
-def _working_folder(keep: Path | None) -> Iterator[Path]:
+def _working_folder(keep: Path | None, console: Console) -> Iterator[Path]:
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="nnunet-attn-demo-") as temporary:
+        check_writable(Path("."))
+        with tempfile.TemporaryDirectory(prefix="nnunet-attn-demo-") as temporary, _logs_kept(Path(temporary), console):
             yield Path(temporary)
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise InputError(f"{keep} exists and is not an empty folder: name a new one to keep the demo in")
-    keep.mkdir(parents=True, exist_ok=True)
+    make_folder(keep)
     yield keep.resolve()
+
+
+@contextmanager
+def _logs_kept(root: Path, console: Console) -> Iterator[None]:
+    """Copy the logs of a demo that fails out of its temporary folder, which is about to go."""
+    try:
+        yield
+    except Exception:
+        logs = root / "logs"
+        if logs.is_dir() and any(logs.iterdir()):
+            kept = next(name for n in count(1) if not (name := Path(LOGS_NAME + (f"-{n}" if n > 1 else ""))).exists())
+            shutil.copytree(logs, kept)
+            console.print(f"The logs are kept in {kept.resolve()}", soft_wrap=True)
+        raise
 
 
 @dataclass
@@ -172,27 +192,9 @@ def _prepare(steps: _Steps, dim: int) -> Path:
     steps.run("Planning and preprocessing", "nnUNetv2_plan_and_preprocess", planning)
     preprocessed = Path(steps.environment["nnUNet_preprocessed"]) / dataset.name
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text(encoding="utf-8"))
-    derived = json.dumps(demo_plans(plans, CONFIGURATIONS[dim]), indent=4)
-    (preprocessed / f"{PLANS_NAME}.json").write_text(derived + "\n", encoding="utf-8")
+    narrow = narrowed_plans(plans, PLANS_NAME, [CONFIGURATIONS[dim]], FIRST_STAGE_FEATURES, batch_size=2)
+    write_plans(narrow, preprocessed)
     return dataset / "labelsTs"
-
-
-def demo_plans(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
-    """Return plans for a small network on data that is preprocessed already.
-
-    Patch, strides and kernels stay as planned; features are divided so that the first stage has 16, the batch is 2.
-
-    Args:
-        plans: nnU-Net's own plans.
-        configuration: The one configuration to keep.
-    """
-    chosen = json.loads(json.dumps(plans["configurations"][configuration]))
-    chosen["batch_size"] = 2
-    architecture = chosen["architecture"]["arch_kwargs"]
-    features = architecture["features_per_stage"]
-    divisor = max(1, features[0] // FIRST_STAGE_FEATURES)
-    architecture["features_per_stage"] = [max(1, number // divisor) for number in features]
-    return {**plans, "plans_name": PLANS_NAME, "configurations": {configuration: chosen}}
 
 
 def _train_and_predict(steps: _Steps, dim: int, trainer: str, epochs: int) -> Path:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,32 @@ def trainers_dir() -> Path:
     if spec is None or spec.origin is None:
         raise InputError("the trainers are not installed; run: pip install --force-reinstall nnunet-attn")
     return Path(spec.origin).resolve().parent
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written to a folder, by making one that is gone at once.
+
+    Raises:
+        InputError: If not, with the system's reason.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {folder} ({error.strerror}): choose another one") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with those above it, or check that one may write to what is there.
+
+    Raises:
+        InputError: If it cannot be made or written to, with the system's reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder} ({error.strerror}): choose another one") from error
+    check_writable(folder)
 
 
 def nnunet_environment(root: Path, base: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,14 +1,19 @@
 """Runs stock nnU-Net commands as child processes, as a user would type them."""
 
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_attn.errors import InputError
+
+_GRACE_SECONDS = 5.0  # nnU-Net's workers need well below a second to end
 
 
 class StockCommandError(RuntimeError):
@@ -37,6 +42,8 @@ def run_stock(
 ) -> str:
     """Run a stock command to its end and return what it printed.
 
+    Whatever interrupts this function, Ctrl-C too, ends the command with all processes that it started.
+
     Args:
         command: For example `nnUNetv2_train`.
         arguments: Its arguments; each is turned into text.
@@ -51,28 +58,32 @@ def run_stock(
     tail: deque[str] = deque(maxlen=25)
     log = log_file.open("a", encoding="utf-8") if log_file is not None else None
     try:
-        with subprocess.Popen(
+        process = subprocess.Popen(
             words,
             env=dict(environment, PYTHONUNBUFFERED="1"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-        ) as process:
-            assert process.stdout is not None
-            try:
-                for raw in process.stdout:
-                    line = raw.rstrip("\n")
-                    lines.append(line)
-                    tail.append(line)
-                    if log is not None:
-                        log.write(raw)
-                        log.flush()
-                    if on_line is not None:
-                        on_line(line)
-            except BaseException:
-                process.kill()
-                raise
+            start_new_session=os.name == "posix",
+        )
+        assert process.stdout is not None
+        try:
+            for raw in process.stdout:
+                line = raw.rstrip("\n")
+                lines.append(line)
+                tail.append(line)
+                if log is not None:
+                    log.write(raw)
+                    log.flush()
+                if on_line is not None:
+                    on_line(line)
+            process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            process.stdout.close()
     finally:
         if log is not None:
             log.close()
@@ -80,3 +91,30 @@ def run_stock(
         typed = shlex.join([command, *words[1:]])
         raise StockCommandError(f"{typed}\nended with exit code {process.returncode}:\n" + "\n".join(tail))
     return "\n".join(lines)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a command and, where there are process groups, its workers: kindly first, by force after the grace period."""
+    if os.name != "posix":
+        process.terminate()
+        process.wait()
+        return
+    deadline = time.monotonic() + _GRACE_SECONDS
+    try:
+        running = _signal_group(process, signal.SIGTERM)
+        while running and time.monotonic() < deadline:
+            time.sleep(0.02)
+            process.poll()  # an ended leader counts as running until it is waited for
+            running = _signal_group(process, 0)
+    finally:  # a second Ctrl-C while waiting must not leave anything behind
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[str], number: int) -> bool:
+    """Signal all processes of the session's first group; returns whether there were any."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):  # macOS answers EPERM where only ended processes are left
+        return False
+    return True

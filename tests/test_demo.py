@@ -1,31 +1,17 @@
 import io
-import json
 import math
 import os
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from nnunet_attn import demo
-from nnunet_attn.demo import ORGANS, best_slice, demo_plans, dice, dice_table, epoch_in, run_demo
+from nnunet_attn.demo import ORGANS, best_slice, dice, dice_table, epoch_in, run_demo
 from nnunet_attn.errors import InputError
 from nnunet_attn.stock import StockCommandError
-
-PLANS = {
-    "dataset_name": "Dataset900_Phantom",
-    "plans_name": "nnUNetPlans",
-    "configurations": {
-        "2d": {"data_identifier": "nnUNetPlans_2d"},
-        "3d_fullres": {
-            "data_identifier": "nnUNetPlans_3d_fullres",
-            "batch_size": 11,
-            "patch_size": [16, 32, 48],
-            "architecture": {"arch_kwargs": {"n_stages": 3, "features_per_stage": [32, 64, 320]}},
-        },
-    },
-}
 
 
 def quiet_console() -> Console:
@@ -39,20 +25,6 @@ def test_dice_by_hand():
     assert dice(reference, prediction, 2) == 0
     assert dice(reference, prediction, 3) == 0
     assert math.isnan(dice(reference, prediction, 4))
-
-
-def test_derived_plans_are_small_and_need_no_preprocessing():
-    before = json.dumps(PLANS)
-    derived = demo_plans(PLANS, "3d_fullres")
-    assert derived["plans_name"] == demo.PLANS_NAME
-    assert list(derived["configurations"]) == ["3d_fullres"]
-    configuration = derived["configurations"]["3d_fullres"]
-    assert configuration["data_identifier"] == "nnUNetPlans_3d_fullres"
-    assert configuration["batch_size"] == 2
-    assert configuration["patch_size"] == [16, 32, 48]
-    # 32 / 16 = 2
-    assert configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 160]
-    assert json.dumps(PLANS) == before
 
 
 @pytest.mark.parametrize(
@@ -106,21 +78,50 @@ def test_a_folder_with_content_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_failed_command_leaves_its_log_where_the_demo_is_kept(tmp_path, monkeypatch):
-    def failing(command, arguments, environment, log_file, on_line):
-        log_file.write_text("what went wrong\n")
-        raise StockCommandError(f"{command} ended with exit code 1")
+def failing(command, arguments, environment, log_file, on_line):
+    log_file.write_text("what went wrong\n")
+    raise StockCommandError(f"{command} ended with exit code 1")
 
+
+def test_a_failed_command_leaves_its_log_where_the_demo_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "run_stock", failing)
     with pytest.raises(StockCommandError, match="nnUNetv2_plan_and_preprocess"):
         run_demo(2, tmp_path / "kept", console=quiet_console())
     assert (tmp_path / "kept" / "logs" / "1_plan_and_preprocess.log").read_text() == "what went wrong\n"
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    with pytest.raises(StockCommandError):
-        run_demo(2, console=quiet_console())
-    assert not list((tmp_path / "temporary").iterdir())
+
+def test_a_failed_command_leaves_its_log_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "run_stock", failing)
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for name in (demo.LOGS_NAME, f"{demo.LOGS_NAME}-2"):
+        console = quiet_console()
+        with pytest.raises(StockCommandError):
+            run_demo(2, console=console)
+        assert not list(temporary.iterdir())
+        assert (here / name / "1_plan_and_preprocess.log").read_text() == "what went wrong\n"
+        assert isinstance(console.file, io.StringIO)
+        assert f"The logs are kept in {here / name}\n" in console.file.getvalue()
+
+
+def test_a_folder_that_cannot_be_made_is_refused():
+    with pytest.raises(InputError, match=r"cannot make the folder .*file_in_the_way"):
+        run_demo(keep=Path(__file__) / "file_in_the_way", console=quiet_console())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a current folder that can be removed")
+def test_a_current_folder_that_takes_no_picture_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    console = quiet_console()
+    with pytest.raises(InputError, match="cannot write to the folder"):
+        run_demo(2, console=console)
+    assert isinstance(console.file, io.StringIO)
+    assert not console.file.getvalue()
 
 
 @pytest.mark.slow

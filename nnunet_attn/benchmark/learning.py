@@ -10,7 +10,6 @@ import io
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -21,19 +20,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from nnunet_attn.benchmark.provenance import command_line, provenance, write_json
+from nnunet_attn.architectures.registry import NETWORKS
+from nnunet_attn.benchmark.provenance import check_output, command_line, provenance, write_json
 from nnunet_attn.datasets.phantom import write_phantom
+from nnunet_attn.datasets.subset import copy_cases, dataset_name, read_description
 from nnunet_attn.errors import InputError
-from nnunet_attn.paths import nnunet_environment
+from nnunet_attn.paths import make_folder, nnunet_environment
 from nnunet_attn.planning.derived import narrowed_plans, write_plans
 from nnunet_attn.stock import StockCommandError, run_stock
 
 PLANS_NAME = "nnUNetPlansNarrow"
 PHANTOM_ID = 901
-# training: no workers, so that a seed repeats a run; planning needs at least one
+SETTINGS_NAME = "settings.json"
+# Training: no workers, so that a seed repeats a run, and OpenMP threads that sleep while they wait: nnU-Net takes as
+# many threads as there are cores, and where others compute too, waiting in a loop costs more than the work itself.
+# Planning needs at least one worker.
 TRAINING = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "2", "OMP_WAIT_POLICY": "PASSIVE"}
 PLANNING = {"nnUNet_n_proc_DA": "2", "nnUNet_def_n_proc": "2"}
 
@@ -56,56 +61,91 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare(args: argparse.Namespace, root: Path, log: Path) -> str:
-    """Put the data set into `root`, plan and preprocess it, and write the narrow plans; returns its name."""
+def _check(args: argparse.Namespace) -> None:
+    """Refuse, before anything is written, what would fail later."""
+    if min(args.cases, args.epochs, args.its, args.features, args.batch_size, *(s + 1 for s in args.seeds)) < 1:
+        raise InputError("--cases, --epochs, --its, --features and --batch-size must be at least 1, seeds at least 0")
+    if args.cases < 5:
+        raise InputError(f"--cases {args.cases}: nnU-Net's five folds need at least 5 cases")
+    with redirect_stdout(io.StringIO()):
+        # Not above: this module is imported anew where `save_untrained` runs, and nnU-Net, which comes with this
+        # import and tells on stdout what is not set, reads its folders from the environment once and for all.
+        from nnunet_attn.training.variants import parse_trainer_name
+    known = [trainer for network in NETWORKS for trainer in network.trainers]
+    for trainer in args.trainers:
+        if not parse_trainer_name(_name(args, trainer, args.seeds[0], trained=True), known).is_valid:
+            raise InputError(
+                f"-tr {trainer}: choose among {', '.join(known)}, without the suffixes that this study sets itself "
+                "(epochs, its, NoMirroring, seed)"
+            )
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("-device cuda, but PyTorch sees no GPU; use -device cpu")
+    if args.data is not None:
+        read_description(args.data)
+    check_output(args.out)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the data of a working folder are prepared with; trainers, seeds and budget may differ between its runs."""
+    return {
+        "dataset": f"Dataset{PHANTOM_ID:03d}_Phantom" if args.data is None else dataset_name(args.data),
+        "cases": args.cases,
+        "configuration": args.configuration,
+        "features": args.features,
+        "batch_size": args.batch_size,
+        "plans_name": PLANS_NAME,
+    }
+
+
+def _keep_settings(args: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Write the settings of a new working folder, or check that those of a used one are the same; returns them.
+
+    Raises:
+        InputError: If they differ, or the folder was prepared without any.
+    """
+    settings, file = _settings(args), root / SETTINGS_NAME
+    if not file.exists():
+        if any((root / part).exists() for part in ("raw", "preprocessed", "results")):
+            raise InputError(
+                f"--work {root} has data but no {SETTINGS_NAME} that says how they were made; name a new folder"
+            )
+        write_json(file, settings)
+        return settings
+    try:
+        kept = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file} is broken ({error}); name a new folder for --work") from error
+    for key in {**settings, **kept}:
+        if settings.get(key) != kept.get(key):
+            raise InputError(
+                f"--work {root} was prepared with {key} {kept.get(key)!r}, now it is {settings.get(key)!r}; "
+                "use the same again, or name a new folder"
+            )
+    return settings
+
+
+def _prepare(args: argparse.Namespace, root: Path, name: str, log: Path) -> None:
+    """Put the data set into `root`, plan and preprocess it, and write the narrow plans."""
     raw = root / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
     environment = {**nnunet_environment(root), **PLANNING}
-    if args.data is None:
-        name = f"Dataset{PHANTOM_ID:03d}_Phantom"
-        if not (raw / name).exists():
+    if not (raw / name).exists():
+        if args.data is None:
             dim = 2 if args.configuration == "2d" else 3
             write_phantom(raw, PHANTOM_ID, dim=dim, n_train=args.cases, n_test=1)
-    else:
-        name = args.data.resolve().name
-        if not (raw / name).exists():
-            _copy_cases(args.data, raw / name, args.cases)
+        else:
+            copy_cases(args.data, raw, args.cases)
     preprocessed = root / "preprocessed" / name
     if not (preprocessed / f"{PLANS_NAME}.json").exists():
-        words = ("-d", int(name[7:10]), "-c", args.configuration, "-np", 2, "--verify_dataset_integrity")
+        words = ("-d", int(name[7:10]), "-c", args.configuration, "-npfp", 2, "-np", 2, "--verify_dataset_integrity")
         run_stock("nnUNetv2_plan_and_preprocess", words, environment, log)
         plans = json.loads((preprocessed / "nnUNetPlans.json").read_text(encoding="utf-8"))
-        chosen = narrowed_plans(plans, PLANS_NAME, [args.configuration], args.features, args.batch_size)
-        write_plans(chosen, preprocessed)
-    return name
-
-
-def _copy_cases(source: Path, target: Path, count: int) -> None:
-    description = source / "dataset.json"
-    if not description.is_file():
-        raise InputError(f"{source} is no data set in nnU-Net's raw format: it has no dataset.json")
-    dataset = json.loads(description.read_text(encoding="utf-8"))
-    ending = dataset["file_ending"]
-    labels = sorted((source / "labelsTr").glob(f"*{ending}"))
-    if len(labels) < count:
-        raise InputError(f"--cases {count}: {source.name} has {len(labels)} labelled cases")
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for folder in ("imagesTr", "labelsTr"):
-        (partial / folder).mkdir(parents=True)
-    for label in labels[:count]:
-        case = label.name.removesuffix(ending)
-        shutil.copy(label, partial / "labelsTr")
-        for image in (source / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}"):
-            shutil.copy(image, partial / "imagesTr")
-    (partial / "dataset.json").write_text(json.dumps({**dataset, "numTraining": count}), encoding="utf-8")
-    os.replace(partial, target)
+        narrow = narrowed_plans(plans, PLANS_NAME, [args.configuration], args.features, args.batch_size)
+        write_plans(narrow, preprocessed)
 
 
 def save_untrained(environment: Mapping[str, str], dataset: str, configuration: str, trainer: str) -> None:
     """Write the checkpoint of a network as it is before its first iteration; runs in a process of its own."""
     os.environ.update(environment)
-    import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
     with redirect_stdout(io.StringIO()):
@@ -146,16 +186,22 @@ def _run(args: argparse.Namespace, root: Path, dataset: str, trainer: str, train
     }
 
 
+def _name(args: argparse.Namespace, base: str, seed: int, trained: bool) -> str:
+    budget = f"_{args.epochs}epochs_{args.its}its" if trained else ""
+    return f"{base}{budget}{'' if args.mirroring else '_NoMirroring'}_seed{seed}"
+
+
 def study(args: argparse.Namespace, root: Path, console: Console) -> dict[str, Any]:
     """Train everything and return the result, JSON-able."""
     log = root / "log.txt"
-    dataset = _prepare(args, root, log)
-    mirroring = "" if args.mirroring else "_NoMirroring"
+    settings = _keep_settings(args, root)
+    dataset = settings["dataset"]
+    _prepare(args, root, dataset, log)
     runs = []
     for seed in args.seeds:
         for base in args.trainers:
-            budget = f"{args.epochs}epochs_{args.its}its{mirroring}_seed{seed}"
-            for trained, name in ((False, f"{base}{mirroring}_seed{seed}"), (True, f"{base}_{budget}")):
+            for trained in (False, True):
+                name = _name(args, base, seed, trained)
                 run = {
                     "network": base,
                     "seed": seed,
@@ -177,8 +223,8 @@ def study(args: argparse.Namespace, root: Path, console: Console) -> dict[str, A
     return {
         "what": "Dice of nnU-Net's own validation, fold 0, mean over labels and cases",
         "dataset": dataset,
-        "cases": args.cases,
-        "configuration": args.configuration,
+        "cases": settings["cases"],
+        "configuration": settings["configuration"],
         "patch_size": entry["patch_size"],
         "batch_size": entry["batch_size"],
         "features_per_stage": entry["architecture"]["arch_kwargs"]["features_per_stage"],
@@ -211,17 +257,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(words)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        if min(args.cases, args.epochs, args.its, args.features, args.batch_size, *(s + 1 for s in args.seeds)) < 1:
-            raise InputError(
-                "--cases, --epochs, --its, --features and --batch-size must be at least 1, seeds at least 0"
-            )
-        if args.cases < 5:
-            raise InputError(f"--cases {args.cases}: nnU-Net's five folds need at least 5 cases")
-        if not args.out.parent.is_dir():
-            raise InputError(f"--out {args.out}: the folder {args.out.parent} does not exist")
+        _check(args)
         with tempfile.TemporaryDirectory(prefix="nnunet-attn-learning-") as temporary:
             root = Path(temporary) if args.work is None else args.work
-            root.mkdir(parents=True, exist_ok=True)
+            make_folder(root)
             result = study(args, root, console)
     except (InputError, StockCommandError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)

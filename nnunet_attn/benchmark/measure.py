@@ -102,13 +102,26 @@ def peak_allocated_bytes(work: Work, device: torch.device) -> int:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would write its start and stop to stderr
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     results: Any = profiler.profiler
     events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return max(0, int(np.cumsum(sizes).max())) if sizes else 0
+
+
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """Keep the profiler from writing its start and stop to stderr; a level that the user has set stays."""
+    level = "KINETO_LOG_LEVEL"
+    if level in os.environ:
+        yield
+        return
+    os.environ[level] = "99"
+    try:
+        yield
+    finally:
+        del os.environ[level]
 
 
 def held_bytes(network: nn.Module, *inputs: torch.Tensor) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from nnunet_attn.errors import InputError
+
 Results = Mapping[str, Mapping[str, Any]]
 
 _INDEX = """# Measured results
@@ -18,7 +20,9 @@ Every figure here was measured by a script of this repository; the JSON files ho
 
 - [Speed and memory](speed.md)
 - [Learning under a small budget](learning.md)
+"""
 
+_NO_CUDA = """
 Nothing here was measured on CUDA.
 """
 
@@ -45,11 +49,21 @@ def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def _device(result: Mapping[str, Any]) -> str:
+    """The device of a result of either kind; a machine with a GPU may have measured on its CPU."""
+    return result.get("settings", result)["device"]
+
+
+def index_page(results: Iterable[Mapping[str, Any]]) -> str:
+    """Return the page that leads to the others; it says if no result was measured on CUDA."""
+    return _INDEX + ("" if any(_device(result) == "cuda" for result in results) else _NO_CUDA)
+
+
 def _measured_with(result: Mapping[str, Any], file: str) -> str:
     provenance = result["provenance"]
     hardware, versions = provenance["hardware"], provenance["versions"]
-    gpu = (hardware.get("gpu") or {}).get("name")
-    machine = gpu or f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+    on_cpu = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+    machine = hardware["gpu"]["name"] if _device(result) == "cuda" else on_cpu
     return (
         f"Measured {provenance['date_utc'][:10]} on {machine}; torch {versions['torch']}, "
         f"nnunetv2 {versions['nnunetv2']}, nnunet_attn {versions['nnunet_attn']}. Data: [{file}]({file})\n\n"
@@ -123,27 +137,40 @@ def learning_page(results: Results) -> str:
 
 
 def pages(folder: Path) -> dict[str, str]:
-    """Return the pages that belong to the JSON files in `folder`: file name -> Markdown."""
+    """Return the pages that belong to the JSON files in `folder`: file name -> Markdown.
+
+    Raises:
+        InputError: If a file is no JSON, or no result of this package.
+    """
 
     def read(pattern: str) -> dict[str, Any]:
         return {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(pattern))}
 
-    return {
-        "README.md": _INDEX,
-        "speed.md": speed_page(read("speed-*.json")),
-        "learning.md": learning_page(read("learning-*.json")),
-    }
+    try:
+        speed, learning = read("speed-*.json"), read("learning-*.json")
+        return {
+            "README.md": index_page([*speed.values(), *learning.values()]),
+            "speed.md": speed_page(speed),
+            "learning.md": learning_page(learning),
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise InputError(f"a JSON file in {folder} is no result of this package ({told}); move it away") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the pages; returns 0, or 2 if the folder does not exist."""
+    """Write the pages; returns 0, or 2 if the folder does not exist or holds a broken result."""
     parser = argparse.ArgumentParser(prog="python -m nnunet_attn.benchmark.pages", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(argv).folder
-    if not folder.is_dir():
-        Console(stderr=True).print(f"error: {folder} is no folder", markup=False)
+    try:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is no folder; name the one with the JSON files")
+        made = pages(folder)
+    except InputError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         return 2
-    for name, text in pages(folder).items():
+    for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
     return 0
 

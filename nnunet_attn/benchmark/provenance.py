@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from nnunet_attn.errors import InputError
+from nnunet_attn.paths import check_writable
+
 _PACKAGES = ("torch", "nnunetv2", "nnunet_attn", "dynamic-network-architectures")
 
 
@@ -103,6 +106,20 @@ def _without_place(argument: str) -> str:
     if value.startswith("~") or path.is_absolute() or ".." in path.parts:
         value = path.name
     return f"{option}{equals}{value}"
+
+
+def check_output(path: Path) -> None:
+    """Check, before anything is measured, that a result can be written.
+
+    Raises:
+        InputError: If the path is a folder, or its folder does not exist or cannot be written to.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"--out {str(path)!r}: its folder does not exist; create it first")
+    if path.is_dir():
+        raise InputError(f"--out {str(path)!r} is a folder; name a file")
+    check_writable(folder)
 
 
 def write_json(path: Path, content: Any) -> None:

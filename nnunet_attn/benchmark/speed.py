@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from nnunet_attn.benchmark.comparison import MEANING, WALL_ROUNDS, compare, wall_threads
-from nnunet_attn.benchmark.provenance import command_line, cuda_ceilings, provenance, write_json
+from nnunet_attn.benchmark.provenance import check_output, command_line, cuda_ceilings, provenance, write_json
 from nnunet_attn.benchmark.topologies import TOPOLOGIES, Topology, scaled_down, topology_named, with_patch
 from nnunet_attn.benchmark.variants import PRECISIONS, Build, file_build, registry_build
 from nnunet_attn.errors import InputError
@@ -57,8 +57,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--rounds {args.rounds}; at least {MIN_ROUNDS} are needed")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but PyTorch sees no GPU; use --device cpu")
-    if args.out is not None and not args.out.absolute().parent.is_dir():
-        raise InputError(f"--out {str(args.out)!r}: its folder does not exist; create it first")
+    if args.out is not None:
+        check_output(args.out)
 
 
 def _topology(args: argparse.Namespace) -> Topology:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -50,14 +51,19 @@ def file_build(path: Path, topology: Topology) -> Build:
     """Return what builds a file's network, by its `build(plan, input_channels, num_classes, deep_supervision)`.
 
     Raises:
-        InputError: If the file does not exist or does not define `build`.
+        InputError: If the file does not exist, fails when it is imported, or does not define `build`; what is
+            returned raises it where `build` fails.
     """
     spec = importlib.util.spec_from_file_location(f"_speed_reference_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise InputError(f"reference {str(path)!r} is not a Python file; give a file ending in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
+        raise InputError(f"reference {str(path)!r} cannot be imported: {_told(error)}; mend the file") from error
     build = getattr(module, "build", None)
     if not callable(build):
         raise InputError(
@@ -65,12 +71,21 @@ def file_build(path: Path, topology: Topology) -> Build:
         )
 
     def built(deep_supervision: bool) -> nn.Module:
-        network = build(topology.plan, topology.input_channels, topology.num_classes, deep_supervision)
+        try:
+            network = build(topology.plan, topology.input_channels, topology.num_classes, deep_supervision)
+        except Exception as error:
+            raise InputError(f"build of reference {str(path)!r} failed: {_told(error)}; mend the file") from error
         if not isinstance(network, nn.Module):
             raise InputError(f"build of reference {str(path)!r} returned {type(network).__name__}, not a torch module")
         return network
 
     return built
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line, with the place where it was raised: what a user needs to mend a file of their own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {error} (line {frames[-1].lineno} of {Path(frames[-1].filename).name})"
 
 
 def make_variant(name: str, build: Build, device: torch.device, seed: int) -> Variant:
@@ -84,8 +99,10 @@ def make_variant(name: str, build: Build, device: torch.device, seed: int) -> Va
         torch.manual_seed(seed)
         try:
             built.append(build(deep_supervision).to(device))
-        except ValueError as error:
-            raise InputError(f"{name} cannot be built: {error}") from error
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} cannot be built: {error}; change its options or the topology") from error
     return Variant(name, built[0].eval(), built[1].train())
 
 

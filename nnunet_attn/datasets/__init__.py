@@ -1,1 +1,1 @@
-"""Data sets: the synthetic phantom."""
+"""Data sets: the synthetic phantom, and a few cases of a larger one."""

@@ -23,23 +23,6 @@ def test_a_smoke_of_the_study(tmp_path: Path) -> None:
     assert str(tmp_path) not in out.read_text()
 
 
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (["--cases", "4"], "--cases 4"),
-        (["--epochs", "0"], "--epochs"),
-        (["--data", "no_such_folder"], "no_such_folder"),
-    ],
-)
-def test_wrong_input_writes_nothing(
-    words: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out.json"
-    assert main([*words, "--work", str(tmp_path / "work"), "--out", str(out)]) == 2
-    assert part in capsys.readouterr().err
-    assert not out.exists()
-
-
 @pytest.mark.parametrize("name", ["learning-phantom-cpu.json", "learning-hippocampus-cpu.json"])
 def test_gasa_learns_and_keeps_up_with_the_plain_network(name: str) -> None:
     result = json.loads((RESULTS / name).read_text())

@@ -1,3 +1,4 @@
+import os
 import time
 
 import pytest
@@ -35,6 +36,18 @@ def test_peak_of_nothing_and_of_releases_only():
     held = [torch.zeros(1000)]
     assert measure.peak_allocated_bytes(lambda: None, CPU) == 0
     assert measure.peak_allocated_bytes(held.clear, CPU) == 0
+
+
+@pytest.mark.parametrize("level", [None, "3"])
+def test_the_profiler_is_quiet_and_leaves_the_environment_alone(level, monkeypatch, capfd):
+    monkeypatch.delenv("KINETO_LOG_LEVEL", raising=False)
+    if level is not None:
+        monkeypatch.setenv("KINETO_LOG_LEVEL", level)
+    before = dict(os.environ)
+    measure.peak_allocated_bytes(lambda: torch.zeros(10), CPU)
+    assert dict(os.environ) == before
+    if level is None:
+        assert capfd.readouterr().err == ""
 
 
 def test_held_bytes_are_parameters_buffers_and_inputs():

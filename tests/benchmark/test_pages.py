@@ -64,3 +64,26 @@ def test_a_learning_result_becomes_a_table(tmp_path: Path) -> None:
     assert "| B | 0.100 | 0.600 | 0.400 | 0.500 | -0.100 |" in page
     assert "Measured 2026-01-02 on Abacus, 1 cores" in page
     assert main([str(tmp_path / "missing")]) == 2
+
+
+def test_a_gpu_is_told_where_the_result_was_measured_on_it(tmp_path: Path) -> None:
+    on_cpu, on_cuda = made_result(), made_result()
+    for result in (on_cpu, on_cuda):
+        result["provenance"]["hardware"]["gpu"] = {"name": "Loom 9"}
+    on_cuda["device"] = "cuda"
+    (tmp_path / "learning-cpu.json").write_text(json.dumps(on_cpu))
+    assert "Nothing here was measured on CUDA." in pages(tmp_path)["README.md"]
+    assert "on Abacus, 1 cores" in pages(tmp_path)["learning.md"]
+    (tmp_path / "learning-cuda.json").write_text(json.dumps(on_cuda))
+    assert "CUDA" not in pages(tmp_path)["README.md"]
+    assert "on Loom 9;" in pages(tmp_path)["learning.md"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"device": "cpu"}'])
+def test_a_broken_result_is_refused_and_no_page_written(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "learning-made.json").write_text(content)
+    assert main([str(tmp_path)]) == 2
+    assert "is no result of this package" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["learning-made.json"]

@@ -1,11 +1,15 @@
 import getpass
 import json
+import os
 import platform
+import socket
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 
-from nnunet_attn.benchmark.provenance import command_line, provenance, write_json
+from nnunet_attn.benchmark.provenance import check_output, command_line, provenance, write_json
+from nnunet_attn.errors import InputError
 
 
 def test_provenance_is_json_and_complete():
@@ -18,11 +22,19 @@ def test_provenance_is_json_and_complete():
     assert 0 <= age.total_seconds() < 60
 
 
-def test_provenance_tells_no_place():
+def test_provenance_tells_no_place(tmp_path, monkeypatch):
+    folder = tmp_path / "unmistakable-folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(platform, "node", lambda: "unmistakable-node")
+    monkeypatch.setattr(socket, "gethostname", lambda: "unmistakable-node")
+    monkeypatch.setattr(getpass, "getuser", lambda: "unmistakable-user")
+    monkeypatch.setattr(Path, "home", lambda: Path("/unmistakable-home"))
+    for variable in ("USER", "LOGNAME", "USERNAME", "HOSTNAME", "HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, "/unmistakable-variable")
     text = json.dumps(provenance(0))
-    assert platform.node() not in text
-    assert f'"{getpass.getuser()}"' not in text
-    assert "/home" not in text
+    assert "unmistakable" not in text
+    assert str(tmp_path) not in text and f'"{os.sep}' not in text
 
 
 def test_command_line_cuts_paths_that_lead_out():
@@ -48,6 +60,15 @@ def test_lists_of_numbers_take_one_line_and_the_content_stays(tmp_path):
     write_json(tmp_path / "a.json", content)
     assert json.loads((tmp_path / "a.json").read_text()) == content
     assert '"numbers": [1, 2.5, null]' in (tmp_path / "a.json").read_text()
+
+
+def test_what_cannot_be_written_is_refused_beforehand(tmp_path):
+    check_output(tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="create it first"):
+        check_output(tmp_path / "none" / "a.json")
+    with pytest.raises(InputError, match="is a folder"):
+        check_output(tmp_path)
 
 
 @pytest.mark.parametrize("content", [float("nan"), object()])

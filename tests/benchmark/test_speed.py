@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def test_command_measures_and_writes_what_it_was_asked_for(tmp_path, capsys):
         (["--options", '{"OtherUNet": {}}'], "OtherUNet, not measured"),
         (["--options", '{"GASAUNet": {"heads": 5}}'], "'heads'"),
         (["--options", '{"PlainUNet": {"heads": 5}}'], "'heads'"),
+        (["--options", '{"GASAUNet": {"dropout_rate": "much"}}'], "GASAUNet cannot be built"),
+        (["--options", '{"GASAUNet": {"embed_dim": "25"}}'], "embed_dim"),
         (["--reference", "missing.py"], "'missing.py'"),
         (["--precision", "fp8"], "fp8"),
     ],
@@ -100,6 +103,27 @@ def test_reference_without_build_and_reference_that_builds_nothing(tmp_path, cap
     file.write_text("def build(plan, input_channels, num_classes, deep_supervision):\n    return 1\n")
     assert main([*TINY, "--reference", str(file)]) == 2
     assert "returned int" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import no_such", "cannot be imported: ModuleNotFoundError: No module named 'no_such' (line 1 of slow.py)"),
+        ("\nraise RuntimeError('mine')", "cannot be imported: RuntimeError: mine (line 2 of slow.py)"),
+        ("def build(:", "cannot be imported: SyntaxError"),
+        ("raise SystemExit(0)", "cannot be imported: SystemExit"),
+        ("def build(plan):\n    pass", "failed: TypeError"),
+        ("def build(*sizes):\n    return 1 / 0", "failed: ZeroDivisionError: division by zero (line 2 of slow.py)"),
+    ],
+)
+def test_a_reference_that_fails_is_told_with_its_line(tmp_path, capsys, content, message):
+    file = tmp_path / "slow.py"
+    file.write_text(content)
+    assert main([*TINY, "--reference", str(file), "--out", str(tmp_path / "speed.json")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+    assert "_speed_reference_slow" not in sys.modules or "build" in content
+    assert not (tmp_path / "speed.json").exists()
 
 
 def test_a_reference_may_not_take_the_name_of_a_network(tmp_path, capsys):
@@ -140,11 +164,11 @@ def test_command_on_cuda(tmp_path):
 
 @pytest.mark.slow
 def test_gasa_costs_next_to_nothing_on_the_paper_topology():
-    """The guard of every change: full width, a small patch, and a bound that leaves room for a noisy machine."""
-    topology = with_patch(topology_named("gasa-paper"), [8, 64, 64])
+    """The guard of every change: full width, the smallest patch, and a bound that leaves room for a noisy machine."""
+    topology = with_patch(topology_named("gasa-paper"), [8, 32, 64])
     topology = replace(topology, batch_size=1)
     builds = {name: registry_build(name, topology, {}) for name in ("PlainUNet", "GASAUNet")}
-    ratios = compare(builds, topology, 5, torch.device("cpu"), wall_rounds=0)["ratios"]["GASAUNet"]
+    ratios = compare(builds, topology, 15, torch.device("cpu"), wall_rounds=0)["ratios"]["GASAUNet"]
     for kind in ("forward", "step"):
         assert ratios["seconds"][kind]["median"] <= 1.10
         assert ratios["peak_memory_bytes"][kind] <= 1.10

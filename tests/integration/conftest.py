@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from nnunet_attn.datasets.phantom import write_phantom
+from nnunet_attn.datasets.subset import copy_cases
 from nnunet_attn.paths import nnunet_environment
+from nnunet_attn.planning.derived import narrowed_plans, write_plans
 from nnunet_attn.stock import run_stock
 
 TRAINER = "nnUNetTrainerGASA_1epochs_2its_NoMirroring"
@@ -60,28 +61,11 @@ class Workspace:
         return self.root / "raw" / self.name / "labelsTs"
 
 
-def _copy_real_cases(source: Path, raw: Path, count: int, held_out: int) -> str:
-    target = raw / source.name
-    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-        (target / folder).mkdir(parents=True)
-    for index, label in enumerate(sorted((source / "labelsTr").glob("*.nii.gz"))[: count + held_out]):
-        part = "Tr" if index < count else "Ts"
-        case = label.name.removesuffix(".nii.gz")
-        shutil.copy(label, target / f"labels{part}")
-        shutil.copy(source / "imagesTr" / f"{case}_0000.nii.gz", target / f"images{part}")
-    description = json.loads((source / "dataset.json").read_text())
-    (target / "dataset.json").write_text(json.dumps({**description, "numTraining": count}))
-    return source.name
-
-
 def _write_small_plans(folder: Path) -> None:
     """Derive plans of a small width that share the preprocessed data, with a cascade beside 3d_fullres."""
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    configurations = {key: plans["configurations"][key] for key in ("2d", "3d_fullres")}
-    for entry in configurations.values():
-        arguments = entry["architecture"]["arch_kwargs"]
-        arguments["features_per_stage"] = [4 * 2**stage for stage in range(arguments["n_stages"])]
-        entry["batch_size"] = 2
+    small = narrowed_plans(plans, PLANS, ("2d", "3d_fullres"), 4, batch_size=2)
+    configurations = small["configurations"]
     fullres = configurations["3d_fullres"]
     configurations["3d_lowres"] = {
         **fullres,
@@ -90,8 +74,7 @@ def _write_small_plans(folder: Path) -> None:
         "next_stage": "3d_cascade_fullres",
     }
     configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-    small = {**plans, "plans_name": PLANS, "configurations": configurations}
-    (folder / f"{PLANS}.json").write_text(json.dumps(small, indent=2))
+    write_plans(small, folder)
 
 
 @pytest.fixture(scope="session")
@@ -101,11 +84,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     (root / "raw").mkdir()
     if os.environ.get("NNUNET_ATTN_DATA"):
         source = Path(os.environ["NNUNET_ATTN_DATA"]) / "Dataset004_Hippocampus"
-        name = _copy_real_cases(source, root / "raw", count=12, held_out=2)
+        name = copy_cases(source, root / "raw", count=12, held_out=2).name
     else:
         name = write_phantom(root / "raw", DATASET, n_train=12, n_test=2).name
     made = Workspace(root, name)
-    words = ("-d", DATASET, "-c", "2d", "3d_fullres", "-np", "2", "2", "--verify_dataset_integrity")
+    words = ("-d", DATASET, "-c", "2d", "3d_fullres", "-npfp", "2", "-np", "2", "2", "--verify_dataset_integrity")
     made.run("nnUNetv2_plan_and_preprocess", *words, nnUNet_n_proc_DA="2")
     _write_small_plans(root / "preprocessed" / name)
     return made

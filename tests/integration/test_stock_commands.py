@@ -1,6 +1,7 @@
 """The stock nnU-Net commands, from planning to sharing a model, with a trainer of this package."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def test_a_model_moves_to_another_results_folder_by_zip(five_folds: Workspace, t
     assert all(np.array_equal(here[case], moved[case]) for case in here)
 
 
+@pytest.mark.skipif(
+    not any(map(shutil.which, filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")))),
+    reason="torch.compile needs a C++ compiler, none of $CXX, c++, g++, clang++ is found",
+)
 def test_compiled_prediction_agrees(five_folds: Workspace, tmp_path: Path) -> None:
     plain = segmentations(predict(five_folds, tmp_path / "plain", "2d", 0))
     compiled = segmentations(predict(five_folds, tmp_path / "compiled", "2d", 0, nnUNet_compile="1"))

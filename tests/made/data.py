@@ -86,3 +86,19 @@ def write_previous_stage(folder: Path, kind: Kind) -> None:
     for case in CASES:
         if not (folder / f"{case}.b2nd").exists():
             nnUNetDatasetBlosc2.save_seg(made_case(kind, rng)[1][0], str(folder / case))
+
+
+def train_some(trainer: Any, epochs: int = 1) -> dict[str, torch.Tensor]:
+    """Do nnU-Net's own loop for some epochs, without what ends a training; returns the weights."""
+    trainer.on_train_start()
+    for _ in range(epochs):
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        its = range(trainer.num_iterations_per_epoch)
+        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in its])
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            its = range(trainer.num_val_iterations_per_epoch)
+            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val)) for _ in its])
+        trainer.on_epoch_end()
+    return {key: value.clone() for key, value in trainer.network.state_dict().items()}

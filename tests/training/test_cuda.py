@@ -13,7 +13,7 @@ from torch import distributed
 
 from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.training.weights import read_network_weights
-from tests.made.data import made_case, make_trainer
+from tests.made.data import made_case, make_trainer, train_some
 from tests.made.plans import KINDS
 
 pytestmark = pytest.mark.gpu
@@ -39,19 +39,6 @@ def finest_head(network: Any) -> Any:
     return [module for name, module in network.named_modules() if ".seg_layers." in name][-1]
 
 
-def one_epoch(trainer: Any) -> None:
-    trainer.on_train_start()
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
-    its = range(trainer.num_iterations_per_epoch)
-    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in its])
-    with torch.no_grad():
-        trainer.on_validation_epoch_start()
-        trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
-    trainer.on_epoch_end()
-    trainer.on_train_end()
-
-
 @pytest.mark.parametrize(
     ("suffix", "dtype"), [("", torch.float16), ("_bf16", torch.bfloat16), ("_fp32", torch.float32)]
 )
@@ -64,7 +51,8 @@ def test_precision_in_training_and_in_the_predictor(
     seen: list[torch.dtype] = []
     trainer.initialize()
     finest_head(trainer.network).register_forward_hook(lambda _, __, logits: seen.append(logits.dtype))
-    one_epoch(trainer)
+    train_some(trainer)
+    trainer.on_train_end()
     assert set(seen) == {dtype}
 
     predictor = nnUNetPredictor(device=CUDA, allow_tqdm=False)
@@ -79,7 +67,8 @@ def test_precision_in_training_and_in_the_predictor(
 @pytest.mark.parametrize("trainer_name", TRAINERS)
 def test_a_checkpoint_from_cuda_is_read_on_the_cpu(make: Callable[[str], Any], trainer_name: str) -> None:
     trainer = make(f"{trainer_name}_1epochs_1its")
-    one_epoch(trainer)
+    train_some(trainer)
+    trainer.on_train_end()
     weights = read_network_weights(Path(trainer.output_folder) / "checkpoint_final.pth")
     assert {value.device.type for value in weights.values()} == {"cpu"}
 
@@ -88,7 +77,8 @@ def test_a_checkpoint_from_cuda_is_read_on_the_cpu(make: Callable[[str], Any], t
 def test_compiled_training(make: Callable[[str], Any], trainer_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(f"{trainer_name}_1epochs_2its")
     monkeypatch.setenv("nnUNet_compile", "t")
-    one_epoch(trainer)
+    train_some(trainer)
+    trainer.on_train_end()
     assert type(trainer.network).__name__ == "OptimizedModule"
 
 
@@ -103,5 +93,6 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("one_rank")
 def test_distributed_training_with_the_trainers_own_wrapping(make: Callable[[str], Any], trainer_name: str) -> None:
     trainer = make(f"{trainer_name}_1epochs_2its")
-    one_epoch(trainer)
+    train_some(trainer)
+    trainer.on_train_end()
     assert type(trainer.network).__name__ == "DistributedDataParallel"

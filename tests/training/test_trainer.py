@@ -17,7 +17,7 @@ from nnunet_attn.architectures.registry import network_named
 from nnunet_attn.training.network import build_from_plans
 from nnunet_attn.training.nonfinite import NonFiniteLossError, first_nonfinite_module
 from nnunet_attn.training.weights import read_network_weights
-from tests.made.data import make_trainer
+from tests.made.data import make_trainer, train_some
 from tests.made.plans import KINDS, Kind, configuration
 
 KIND = KINDS["3d"]
@@ -65,21 +65,6 @@ def test_plain_equals_stock_trainer_after_some_steps(
     assert our_losses == stock_losses
     assert list(ours) == list(stocks)
     assert all(torch.equal(ours[key], stocks[key]) for key in ours)
-
-
-def train_some(trainer: Any, epochs: int = 1) -> dict[str, torch.Tensor]:
-    trainer.on_train_start()
-    for _ in range(epochs):
-        trainer.on_epoch_start()
-        trainer.on_train_epoch_start()
-        its = range(trainer.num_iterations_per_epoch)
-        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in its])
-        with torch.no_grad():
-            trainer.on_validation_epoch_start()
-            its = range(trainer.num_val_iterations_per_epoch)
-            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val)) for _ in its])
-        trainer.on_epoch_end()
-    return {key: value.clone() for key, value in trainer.network.state_dict().items()}
 
 
 def test_a_seed_repeats_a_training_bit_by_bit(make: Callable[..., Any]) -> None:
