@@ -30,7 +30,8 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"cannot write to the folder {folder} ({error.strerror}): choose another one") from error
+        named = "the current folder" if folder == Path() else f"the folder {folder}"
+        raise InputError(f"cannot write to {named} ({error.strerror}): choose another one") from error
 
 
 def make_folder(folder: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_current_folder_that_takes_no_picture_is_refused_before_any_work(tmp_p
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     console = quiet_console()
-    with pytest.raises(InputError, match="cannot write to the folder"):
+    with pytest.raises(InputError, match="cannot write to the current folder"):
         run_demo(2, console=console)
     assert isinstance(console.file, io.StringIO)
     assert not console.file.getvalue()

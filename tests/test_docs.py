@@ -13,6 +13,8 @@ from nnunet_attn.architectures.registry import NETWORKS, Network
 from nnunet_attn.benchmark import learning, speed
 from nnunet_attn.cli import _parser
 from nnunet_attn.doctor import trainer_names
+from nnunet_attn.paths import nnunet_environment
+from nnunet_attn.stock import run_stock
 from nnunet_attn.training.variants import SUFFIXES, parse_trainer_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,6 +127,29 @@ def test_commands_parse_and_trainer_names_exist(page: Path) -> None:
                     parser.parse_args(shlex.split(line.removeprefix(beginning)))
         for name in re.findall(r"nnUNetTrainer\w+", block):
             assert parse_trainer_name(name.split("__")[0], trainer_names()).is_valid, name
+
+
+def stock_commands(page: Path) -> Iterator[list[str]]:
+    """The words of each nnU-Net command in a page's bash blocks, from the command's name on."""
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            first = next((index for index, word in enumerate(words) if word.startswith("nnUNetv2_")), None)
+            if first is not None:
+                yield words[first:]
+
+
+@pytest.mark.slow
+def test_flags_of_stock_commands_exist(tmp_path: Path) -> None:
+    used: dict[str, set[str]] = {}
+    for page in PAGES:
+        for command, *words in stock_commands(page):
+            used.setdefault(command, set()).update(word for word in words if re.match(r"--?[a-zA-Z]", word))
+    assert {"nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_plan_and_preprocess"} <= used.keys()
+    for command, flags in sorted(used.items()):
+        shown = run_stock(command, ["--help"], nnunet_environment(tmp_path))
+        known = set(re.findall(r"(?<![\w-])--?[a-zA-Z]\w*", shown))
+        assert flags <= known, f"{command} has no {sorted(flags - known)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

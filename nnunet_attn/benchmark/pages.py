@@ -38,9 +38,9 @@ without the optimiser. See [how to measure](../how-to/measure-speed.md).
 _LEARNING = """# Learning under a small budget
 
 Does a network learn, and does it keep up with the plain U-Net under the same few iterations? Same plans, split,
-iterations and seeds for each trainer; a narrow network, so that it runs on a CPU. Dice is nnU-Net's own validation
-of fold 0, mean over labels. These are checks of the implementation: a short training of a narrow network says nothing
-about which network is better on your data. See [how to measure](../how-to/measure-speed.md).
+iterations and seeds for each trainer, small enough for a CPU. Dice is nnU-Net's own validation of fold 0, mean over
+labels. These are checks of the implementation: so short a training says nothing about which network is better on
+your data. See [how to measure](../how-to/measure-speed.md).
 """
 
 
