@@ -146,6 +146,7 @@ class _Steps:
             "nnUNet_def_n_proc": "2",
             "nnUNet_n_proc_DA": "2",
             "nnUNet_compile": "false",
+            "nnUNet_wandb_enabled": "0",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
         self._show("export " + " ".join(f"{variable}={value}" for variable, value in small.items()))
