@@ -14,6 +14,7 @@ def narrowed_plans(
     configurations: Iterable[str],
     first_stage_features: int,
     batch_size: int | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return plans for networks of a smaller width; patch, strides, kernels and data stay as planned.
 
@@ -23,6 +24,7 @@ def narrowed_plans(
         configurations: Those to keep.
         first_stage_features: Features of the first stage; those of the others are divided by the same factor.
         batch_size: Another batch size; None keeps the planned one.
+        options: Network -> its options (`configurations.<name>.nnunet_attn`); None leaves those of the plans.
     """
     kept = {name: deepcopy(plans["configurations"][name]) for name in configurations}
     for entry in kept.values():
@@ -33,6 +35,8 @@ def narrowed_plans(
         arguments["features_per_stage"] = [max(1, n * first_stage_features // features[0]) for n in features]
         if batch_size is not None:
             entry["batch_size"] = batch_size
+        if options is not None:
+            entry["nnunet_attn"] = deepcopy(dict(options))
     return {**plans, "plans_name": plans_name, "configurations": kept}
 
 

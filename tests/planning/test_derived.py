@@ -44,3 +44,11 @@ def test_plans_are_written_under_their_own_name(tmp_path: Path):
     file = write_plans(PLANS, tmp_path)
     assert list(tmp_path.iterdir()) == [file] == [tmp_path / "nnUNetPlans.json"]
     assert json.loads(file.read_text()) == PLANS
+
+
+def test_options_of_networks_are_added():
+    options = {"GASAUNet": {"embed_dim": 10, "num_heads": 2}}
+    derived = narrowed_plans(PLANS, "nnUNetPlansThin", ["3d_fullres"], 16, options=options)
+    assert derived["configurations"]["3d_fullres"]["nnunet_attn"] == options
+    plain = narrowed_plans(PLANS, "nnUNetPlansThin", ["3d_fullres"], 16)
+    assert "nnunet_attn" not in plain["configurations"]["3d_fullres"]
