@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train and compare two networks on made data, in minutes, also on a CPU")
     demo.add_argument("--dim", type=int, choices=(2, 3), default=3, help="2D or 3D images. Default: 3")
     demo.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in this folder (new or empty)")
-    demo.add_argument("--epochs", type=int, help="epochs of each training. Default: chosen for about two minutes")
-    demo.add_argument("--its", type=int, help="iterations of an epoch. Default: chosen for about two minutes")
+    demo.add_argument("--epochs", type=int, help="epochs of each training. Default: enough to learn all organs")
+    demo.add_argument("--its", type=int, help="iterations of an epoch. Default: enough to learn all organs")
     demo.set_defaults(run=_demo)
 
     listing = commands.add_parser("list", help="networks, their trainers, dimensions and sources")

@@ -94,6 +94,7 @@ def run_demo(
         }
         dice = {network: _mean_dice(truth, folder) for network, folder in predictions.items()}
         console.print(dice_table(dice, len(list(truth.glob(f"*{FILE_ENDING}")))))
+        console.print("One short, unseeded training of each: the numbers show that both learn, not which is better.")
         overlay = (Path.cwd() if keep is None else root) / OVERLAY_NAME
         save_overlay(overlay, truth, predictions)
     console.print(f"Picture of one held-out case: {overlay}", soft_wrap=True)

@@ -134,7 +134,7 @@ def test_imports_plain_weights_into_gasa(
 @pytest.mark.parametrize(
     ("changed", "parts"),
     [
-        ({"-d": "777"}, ["777"]),
+        ({"-d": "777"}, ["777", "nnUNetv2_plan_and_preprocess"]),
         ({"-c": "2d"}, ["'2d'", "3d_fullres"]),
         ({"-p": "nnUNetPlansNone"}, ["nnUNetPlansNone.json", "nnUNetv2_plan_and_preprocess"]),
         ({"-tr": "nnUNetTrainerGASA_fast"}, ["nnUNetTrainerGASA_fast", "doctor"]),
@@ -154,7 +154,19 @@ def test_wrong_targets_are_named(
     assert not list(tmp_path.glob("out.pth*"))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None, "cut", {"weights": 1}, {"network_weights": {}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a checkpoint",
+        b"hello\n",
+        b"hi there, some text",
+        None,
+        "cut",
+        {"weights": 1},
+        {"network_weights": {}},
+    ],
+)
 def test_wrong_files_are_refused(
     plain_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any
 ) -> None:

@@ -1,12 +1,14 @@
 """Fits the weights of one network into another and writes them for nnU-Net's `-pretrained_weights`."""
 
+import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.paths import TRAINER_VARIABLE
 
 # nnU-Net's load_pretrained_weights leaves these out, so that another number of classes can be trained
 SEGMENTATION_HEADS = ".seg_layers."
@@ -52,16 +55,15 @@ def read_network_weights(file: Path) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_numbers_in_nnunet_logs()):
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # on a file that is no checkpoint, unpickling fails with anything
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is not None:
             raise InputError(
                 f"{file} holds an object of {refused[1]}, which is not loaded, because that could run foreign code; "
                 "save its 'network_weights' alone in a file of their own, if you trust it"
             ) from error
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{file} cannot be read as a checkpoint ({reason[0]}); copy or export it again: the file may be damaged"
+            f"{file} is not a checkpoint that PyTorch can read, or it is damaged; copy or export it again"
         ) from error
     weights = checkpoint.get("network_weights") if isinstance(checkpoint, Mapping) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -112,7 +114,10 @@ def build_target(dataset: str, configuration: str, plans: str, trainer: str) -> 
     try:
         name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"data set {dataset!r} not found ({error}); give its number or its name") from error
+        raise InputError(
+            f"data set {dataset!r} is in none of nnU-Net's folders; put it into nnUNet_raw and run "
+            "nnUNetv2_plan_and_preprocess, or correct its number or name"
+        ) from error
     folder = Path(str(nnUNet_preprocessed)) / name
     plans_file = folder / f"{plans}.json"
     if not plans_file.is_file():
@@ -123,9 +128,15 @@ def build_target(dataset: str, configuration: str, plans: str, trainer: str) -> 
         raise InputError(f"{plans} has no configuration {configuration!r}; there are {available}")
     dataset_json = _read_json(folder / "dataset.json")
     try:
-        trainer_class = recursive_find_trainer_class_by_name(trainer)
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer_class = recursive_find_trainer_class_by_name(trainer)
     except Exception as error:  # a foreign trainer folder can fail with anything at import
-        raise InputError(f"nnU-Net does not find the trainer {trainer!r}; see: nnunet-attn doctor {trainer}") from error
+        folders = os.environ.get(TRAINER_VARIABLE) or "not set"
+        raise InputError(
+            f"nnU-Net does not find the trainer {trainer!r} ({TRAINER_VARIABLE}: {folders}); "
+            f"see: nnunet-attn doctor {trainer}"
+        ) from error
     try:
         configuration_manager = manager.get_configuration(configuration)
         return trainer_class.build_network_architecture(
