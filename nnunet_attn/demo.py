@@ -38,7 +38,8 @@ CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 ORGANS = {name: value for name, value in LABELS.items() if value > 0}
 # with 8 the kidneys are not found within the demo's few iterations
 FIRST_STAGE_FEATURES = 16
-# The paper's 25 dims go with 320 channels at the bottleneck; the demo's network has 128, so its attention is narrower.
+# The paper's 25 dims go with 320 channels at the bottleneck; the demo's networks have 128 (3D) and 256 (2D), so their
+# attention is narrower.
 NETWORK_OPTIONS = {"GASAUNet": {"embed_dim": 10, "num_heads": 2}}
 # tab10's orange, red, green, purple: apart from each other and from a grey image
 ORGAN_COLOURS = ("tab:orange", "tab:red", "tab:green", "tab:purple")
