@@ -67,8 +67,15 @@ def option_names(network: Network) -> tuple[str, ...]:
     """Return the names of the arguments of a network that the plans may set."""
     if network.class_path is None:
         return ()
-    parameters = inspect.signature(locate(network.class_path).__init__).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in _DECIDED)
+    names: dict[str, None] = {}  # in order
+    for kind in locate(network.class_path).__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        names.update((p.name, None) for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break  # it hands nothing on to the class it derives from
+    return tuple(name for name in names if name not in _DECIDED)
 
 
 def network_arguments(network: Network, plan: PlannedUNet, options: Mapping[str, Any]) -> dict[str, Any]:

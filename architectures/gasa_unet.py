@@ -7,13 +7,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunet_attn.architectures.backbone import (
+    PLAIN_UNET,
+    backbone_arguments,
+    bottleneck_size,
+    build_backbone,
+    initialize_backbone,
+)
 from nnunet_attn.architectures.blocks.gasa import GASABlock, SliceProjection
-from nnunet_attn.architectures.build import PlannedUNet, locate, resolve_classes
+from nnunet_attn.architectures.build import PlannedUNet
 from nnunet_attn.architectures.shapes import Image, Logits, SideLogits
 
-_PLAIN_UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-_CLASS_ARGUMENTS = ("conv_op", "norm_op", "dropout_op", "nonlin", "block")
-_NEEDED = {"encoder": ("output_channels", "strides"), "decoder": ("transpconvs", "stages", "seg_layers")}
 _FIRST_UP = "decoder.transpconvs.0.weight"
 
 
@@ -47,7 +51,7 @@ class GASAUNet(nn.Module):
         input_channels: int,
         num_classes: int,
         patch_size: Sequence[int],
-        backbone: str = _PLAIN_UNET,
+        backbone: str = PLAIN_UNET,
         embed_dim: int = 25,
         num_heads: int = 5,
         position: str = "after",
@@ -57,33 +61,17 @@ class GASAUNet(nn.Module):
         **unet_kwargs: Any,
     ) -> None:
         super().__init__()
-        unet = locate(backbone)(
-            input_channels=input_channels,
-            num_classes=num_classes,
-            deep_supervision=deep_supervision,
-            **resolve_classes(unet_kwargs, _CLASS_ARGUMENTS),
+        unet = build_backbone(
+            type(self).__name__, backbone, input_channels, num_classes, patch_size, deep_supervision, unet_kwargs
         )
-        for part, names in _NEEDED.items():
-            for name in names:
-                if not hasattr(getattr(unet, part, None), name):
-                    raise ValueError(f"backbone {backbone} has no {part}.{name}; GASAUNet needs a U-Net like nnU-Net's")
         self.input_channels = input_channels
         self.patch_size = tuple(patch_size)
         self.encoder = unet.encoder
         self.decoder = unet.decoder
-        if not len(self.decoder.transpconvs):
-            raise ValueError(f"backbone {backbone} has a single stage; GASAUNet needs a decoder, so at least 2 stages")
         channels = self.encoder.output_channels[-1]
         up = self.decoder.transpconvs[0]
-        if up.in_channels != channels:
-            raise ValueError(
-                f"backbone {backbone}: its first transposed convolution takes {up.in_channels} channels, "
-                f"but its encoder ends with {channels}; GASAUNet needs them equal"
-            )
-        if up.weight.ndim != 2 + len(self.patch_size):
-            raise ValueError(f"the backbone works on {up.weight.ndim - 2} axes, got patch_size {self.patch_size}")
-        bottleneck_size = _bottleneck_size(self.patch_size, self.encoder.strides)
-        self.gasa = GASABlock(channels, bottleneck_size, embed_dim, num_heads, position, norm, dropout_rate)
+        feature_size = bottleneck_size(self.patch_size, self.encoder.strides)
+        self.gasa = GASABlock(channels, feature_size, embed_dim, num_heads, position, norm, dropout_rate)
         self.decoder.transpconvs[0] = type(up)(
             channels + self.gasa.added_channels, up.out_channels, up.kernel_size, up.stride, bias=up.bias is not None
         )
@@ -112,13 +100,7 @@ class GASAUNet(nn.Module):
     @staticmethod
     def initialize(module: nn.Module) -> None:
         """Initialise one module as nnU-Net does; the linear layers and the zero positions keep what they have."""
-        from dynamic_network_architectures.initialization.weight_init import (
-            InitWeights_He,
-            init_last_bn_before_add_to_0,
-        )
-
-        InitWeights_He(1e-2)(module)
-        init_last_bn_before_add_to_0(module)
+        initialize_backbone(module)
         if isinstance(module, SliceProjection):
             module.reset_parameters()
 
@@ -129,17 +111,7 @@ class GASAUNet(nn.Module):
         Raises:
             ValueError: If the plan names a GASAUNet already, or its network needs classes under names unknown here.
         """
-        if plan.network_class_name.rsplit(".", 1)[-1] == GASAUNet.__name__:
-            raise ValueError(
-                f"the plans name {plan.network_class_name} already and would get a second attention; "
-                "train them with nnUNetTrainer or nnUNetTrainerPlain"
-            )
-        if unknown := set(plan.requires_import) - set(_CLASS_ARGUMENTS):
-            raise ValueError(
-                f"{plan.network_class_name} takes classes as {', '.join(sorted(unknown))}; "
-                f"GASAUNet imports classes for {', '.join(_CLASS_ARGUMENTS)} only"
-            )
-        return {**plan.arch_kwargs, "patch_size": list(plan.patch_size), "backbone": plan.network_class_name}
+        return backbone_arguments(GASAUNet.__name__, plan)
 
     @staticmethod
     def adapt_weight(key: str, source: Tensor, target: Tensor) -> Tensor | None:
@@ -163,19 +135,6 @@ class GASAUNet(nn.Module):
                 return None
             return _resampled(source, target.shape[2:], keep_sum=projection).to(target)
         return None
-
-
-def _bottleneck_size(patch_size: Sequence[int], strides: Sequence[Any]) -> tuple[int, ...]:
-    """Return the voxels of the deepest feature map along each axis.
-
-    Raises:
-        ValueError: If the patch is not a multiple of the product of the strides.
-    """
-    per_stage = [[stride] * len(patch_size) if isinstance(stride, int) else stride for stride in strides]
-    total = tuple(math.prod(along_axis) for along_axis in zip(*per_stage, strict=True))
-    if any(size < 1 or size % step for size, step in zip(patch_size, total, strict=True)):
-        raise ValueError(f"patch_size {tuple(patch_size)} must be a multiple of the product of the strides, {total}")
-    return tuple(size // step for size, step in zip(patch_size, total, strict=True))
 
 
 def _resampled(weight: Tensor, size: Sequence[int], keep_sum: bool) -> Tensor:

@@ -32,6 +32,8 @@ class Network:
     small_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+_NARROW: dict[str, Any] = {"features": [8, 8, 16, 16], "depths": [1, 2, 1, 1], "num_heads": 4, "stem_channels": [4, 8]}
+
 NETWORKS: tuple[Network, ...] = (
     Network(
         name="PlainUNet",
@@ -49,6 +51,60 @@ NETWORKS: tuple[Network, ...] = (
         dims=(2, 3),
         title="global axial self-attention at the bottleneck of the planned U-Net",
         source="Sun et al. 2024, arXiv:2409.13146",
+    ),
+    *(
+        Network(
+            name=name,
+            class_path=f"nnunet_attn.architectures.medt.{name}",
+            trainers=trainers,
+            dims=(2, 3),
+            title=title,
+            source="Valanarasu et al. 2021, arXiv:2102.10662",
+            fixed_patch=False,
+            small_options={**_NARROW, **own},
+        )
+        for name, trainers, title, own in (
+            (
+                "MedT",
+                ("nnUNetTrainerMedT", "nnUNetTrainerMedTPaper", "nnUNetTrainerMedTPostNorm"),
+                "Medical Transformer: gated axial attention on the image, axial attention on a grid of its cells",
+                {"local_stem": 8},
+            ),
+            ("MedTGlobal", ("nnUNetTrainerMedTGlobal",), "ablation of MedT: its global branch alone", {}),
+            (
+                "MedTLocal",
+                ("nnUNetTrainerMedTLocal",),
+                "ablation of MedT: its local branch alone",
+                {"local_stem": 8},
+            ),
+            (
+                "LoGo",
+                ("nnUNetTrainerLoGo",),
+                "MedT's two branches with axial attention without gates",
+                {"local_stem": 8},
+            ),
+            (
+                "GatedAxialUNet",
+                ("nnUNetTrainerGatedAxial",),
+                "U-Net whose encoder is gated axial attention",
+                {"heads": 2},
+            ),
+            (
+                "AxialUNet",
+                ("nnUNetTrainerAxialUNet",),
+                "U-Net whose encoder is axial attention without gates: the baseline of the gated one",
+                {},
+            ),
+        )
+    ),
+    Network(
+        name="MAT",
+        class_path="nnunet_attn.architectures.mat.MAT",
+        trainers=("nnUNetTrainerMAT",),
+        dims=(2, 3),
+        title="the planned U-Net with a block of gated axial attention at its bottleneck",
+        source="Valanarasu et al. 2021, arXiv:2102.10662, in 3D; a baseline of Sun et al. 2024, arXiv:2409.13146",
+        fixed_patch=False,
     ),
 )
 

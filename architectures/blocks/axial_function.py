@@ -1,0 +1,424 @@
+"""The arithmetic of axial attention with relative positions: the one place where a fused kernel can be put.
+
+Two operators, known to `torch.compile` as single nodes with their own backward passes:
+
+- `similarity_statistics` gives the batch statistics of the similarities without forming them;
+- `relative_attention` attends line by line in chunks, and its backward pass computes the similarities anew, so that
+  nothing of size length x length outlives a chunk.
+
+Lines come packed: (lines heads 2c length), and the 2c rows of a head are [query c/2, key c/2, value c].
+Relative tables are (2c 2*length-1), rows in the same order, shared by all heads and lines.
+
+Source: Valanarasu et al., arXiv:2102.10662, Eq. 3, in the form of Wang et al., arXiv:2003.07853. With i the query's
+position and j the key's, and R(d) the table's column d + length - 1:
+similarity = q_i.k_j + q_i.Rq(i - j) + k_j.Rk(j - i), output = sum_j P_ij v_j and sum_j P_ij Rv(i - j).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+# Elements of one chunk's similarities. On a CPU they should stay in the cache (4 MiB in float32); on a GPU a chunk
+# should fill the device.
+CPU_CHUNK_ELEMENTS = 2**20
+GPU_CHUNK_ELEMENTS = 2**26
+# Up to so many rows, a pass over the similarities for each row beats a matrix product that thin; measured on a CPU.
+_THIN, _THIN_KEY = 2, 4
+# Lines shorter than a vector register are multiplied from the other side.
+_SHORT = 16
+
+
+def relative_attention(packed: Tensor, relative: Tensor | None, scales: Tensor, chunk_elements: int = 0) -> Tensor:
+    """Attend along every line: softmax_j(s0 q_i.k_j + s1 q_i.Rq(i-j) + s2 k_j.Rk(j-i)).
+
+    (lines heads 2c length) -> (2 lines heads c length), the weighted values and the weighted relative values; without a
+    table (1 lines heads c length). Computed in float32 at least, returned in the type of `packed`. Memory beyond input
+    and output is a chunk's.
+
+    Args:
+        packed: Queries, keys and values; see the module's text.
+        relative: Table (2c 2*length-1), or None for attention without positions.
+        scales: s0, s1, s2 of each head, (3 heads); (1 heads) without a table.
+        chunk_elements: Similarities computed at once; 0 chooses by device. The result does not depend on it beyond
+            rounding.
+    """
+    return _attend(packed, _or_none(relative, packed), scales, chunk_elements)
+
+
+def similarity_statistics(
+    packed: Tensor, relative: Tensor | None, weight: Tensor, eps: float, synchronise: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what a batch norm of the similarities would scale them with, and its statistics.
+
+    (lines heads 2c length) -> scales weight / sqrt(variance + eps) (terms heads), differentiable; and without gradient
+    mean and variance (terms heads) and the count behind them. Terms are q.k, q.Rq, k.Rk, or q.k alone without a table.
+
+    From Gram matrices: sum_ij (q_i.k_j)^2 = <Q Q^T, K K^T>, and sum_j (q_i.r_ij)^2 = q_i^T (sum_j r_ij r_ij^T) q_i. In
+    float64, since the variance is a small difference where the mean is large.
+
+    Args:
+        packed: Queries, keys and values; see the module's text.
+        relative: Table (2c 2*length-1), or None.
+        weight: Weight of the norm, (terms * heads).
+        eps: Added to the variance.
+        synchronise: Take the statistics over all ranks of the default process group.
+    """
+    return _statistics(packed, _or_none(relative, packed), weight, eps, synchronise)[:4]
+
+
+def _or_none(relative: Tensor | None, packed: Tensor) -> Tensor:
+    """Operators take tensors only: a table without rows stands for none."""
+    return packed.new_empty(0, 2 * packed.shape[-1] - 1) if relative is None else relative
+
+
+def _parts(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    half = packed.shape[-2] // 4
+    return packed[..., :half, :], packed[..., half : 2 * half, :], packed[..., 2 * half :, :]
+
+
+def _expanded(relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tables as matrices over query i and key j: Rq(i-j), Rk(j-i), Rv(i-j), each (rows length length)."""
+    rows, width = relative.shape
+    length, half = (width + 1) // 2, rows // 4
+    windows = relative.unfold(-1, length, 1)  # (rows length length), element a b is column a + b
+    key_minus_query = windows.flip(1)
+    query_minus_key = windows.flip(2)
+    return query_minus_key[:half], key_minus_query[half : 2 * half], query_minus_key[2 * half :]
+
+
+def _folded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The gradient of the tables from those of the matrices: sums along diagonals. Reverse of `_expanded`."""
+    length = query.shape[-1]
+    aligned = torch.cat([query.flip(2), key.flip(1), value.flip(2)])  # element a b belongs to column a + b
+    rows = len(aligned)
+    # rows of a matrix of width 2*length, each shifted by one more: its columns are the diagonals
+    skewed = aligned.new_zeros(rows, length, 2 * length)
+    skewed.as_strided((rows, length, length), (2 * length * length, 2 * length + 1, 1)).copy_(aligned)
+    return skewed.sum(1)[:, : 2 * length - 1]
+
+
+def _compute_type(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _chunks(packed: Tensor, chunk_elements: int) -> Iterator[slice]:
+    lines, heads, _, length = packed.shape
+    if chunk_elements <= 0:
+        cached = CPU_CHUNK_ELEMENTS * max(1, torch.get_num_threads() // 4)
+        chunk_elements = cached if packed.device.type == "cpu" else GPU_CHUNK_ELEMENTS
+    step = max(1, chunk_elements // (heads * length * length))
+    for start in range(0, lines, step):
+        yield slice(start, start + step)
+
+
+class _Lines:
+    """A chunk of lines: (n rows length) with n = lines x heads, and its scaled queries and keys."""
+
+    def __init__(self, packed: Tensor, scales: Tensor, dtype: torch.dtype) -> None:
+        lines, heads, _, length = packed.shape
+        self.shape = (lines, heads, -1, length)
+        query, key, value = _parts(packed.to(dtype))
+        self.query, self.key, self.value = (part.reshape(lines * heads, -1, length) for part in (query, key, value))
+        scale = scales[:, None, :, None, None]
+        self.content_query = (query * scale[0]).view(self.query.shape)
+        if len(scales) > 1:
+            self.position_query = (query * scale[1]).view(self.query.shape)
+            self.position_key = (key * scale[2]).view(self.query.shape)
+
+    def probabilities(self, query_table: Tensor, key_table: Tensor) -> Tensor:
+        rows, length = self.query.shape[1:]
+        if rows == 1:
+            scores = self.content_query.transpose(1, 2) * self.key
+        else:
+            scores = torch.bmm(self.content_query.transpose(1, 2), self.key)
+        if not len(query_table):
+            return torch.softmax(scores, -1)
+        if rows <= _THIN:
+            for row in range(rows):
+                scores.addcmul_(self.position_query[:, row, :, None], query_table[row])
+        else:
+            scores += torch.bmm(self.position_query.permute(2, 0, 1), query_table.permute(1, 0, 2)).transpose(0, 1)
+        if rows <= _THIN_KEY:
+            for row in range(rows):
+                scores.addcmul_(self.position_key[:, row, None, :], key_table[row])
+        else:
+            by_key = torch.bmm(self.position_key.permute(2, 0, 1), key_table.permute(2, 0, 1))  # j n i
+            scores += by_key.view(length, -1).t().contiguous().view(scores.shape)
+        return torch.softmax(scores, -1)
+
+
+def _over_keys(left: Tensor, weights: Tensor) -> Tensor:
+    """(n rows j), (n i j) -> (n rows i), summed over j."""
+    if weights.shape[-1] < _SHORT:
+        return torch.bmm(weights, left.transpose(1, 2)).transpose(1, 2)
+    return torch.bmm(left, weights.transpose(1, 2))
+
+
+def _over_queries(left: Tensor, weights: Tensor) -> Tensor:
+    """(n rows i), (n i j) -> (n rows j), summed over i."""
+    if weights.shape[-1] < _SHORT:
+        return torch.bmm(weights.transpose(1, 2), left.transpose(1, 2)).transpose(1, 2)
+    return torch.bmm(left, weights)
+
+
+def _table_over_keys(table: Tensor, weights: Tensor) -> Tensor:
+    """(rows i j), (n i j) -> (n rows i), summed over j."""
+    return torch.bmm(table.permute(1, 0, 2), weights.permute(1, 2, 0)).permute(2, 1, 0)
+
+
+def _by_query(left: Tensor, weights: Tensor) -> Tensor:
+    """(n rows i), (n i j) -> (rows i j), summed over n."""
+    return torch.bmm(left.permute(2, 1, 0), weights.transpose(0, 1)).transpose(0, 1)
+
+
+def _key_position(weights: Tensor, position_key: Tensor, key_table: Tensor) -> tuple[Tensor, Tensor]:
+    """From the gradient of the similarities to those of `position_key` (n rows j) and of `key_table` (rows i j)."""
+    rows, length = position_key.shape[1:]
+    if rows <= _THIN:
+        grad_key = torch.stack([(weights * key_table[row]).sum(1) for row in range(rows)], 1)
+        return grad_key, torch.stack([(weights * position_key[:, row, None, :]).sum(0) for row in range(rows)])
+    by_key = weights.view(-1, length).t().contiguous().view(length, -1, length)  # j n i
+    grad_key = torch.bmm(key_table.permute(2, 0, 1), by_key.transpose(1, 2))
+    return grad_key.permute(2, 1, 0), torch.bmm(position_key.permute(2, 1, 0), by_key).permute(1, 2, 0)
+
+
+def _through_softmax(grad: Tensor, probabilities: Tensor) -> Tensor:
+    if probabilities.shape[-1] < _SHORT:
+        grad = grad.mul_(probabilities)
+        return grad.sub_(probabilities * grad.sum(-1, keepdim=True))
+    return torch.ops.aten._softmax_backward_data(grad, probabilities, -1, probabilities.dtype)
+
+
+@torch.library.custom_op("nnunet_attn::relative_attention", mutates_args=())
+def _attend(packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int) -> Tensor:
+    dtype = _compute_type(packed)
+    lines, heads, rows, length = packed.shape
+    positions = bool(len(relative))
+    output = packed.new_empty(1 + positions, lines, heads, rows // 2, length)
+    query_table, key_table, value_table = (table.contiguous() for table in _expanded(relative.to(dtype)))
+    scales = scales.to(dtype)
+    for chunk in _chunks(packed, chunk_elements):
+        part = _Lines(packed[chunk], scales, dtype)
+        probabilities = part.probabilities(query_table, key_table)
+        output[0, chunk] = _over_keys(part.value, probabilities).reshape(part.shape)
+        if positions:
+            output[1, chunk] = _table_over_keys(value_table, probabilities).reshape(part.shape)
+    return output
+
+
+@_attend.register_fake
+def _(packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int) -> Tensor:
+    lines, heads, rows, length = packed.shape
+    return packed.new_empty(1 + bool(len(relative)), lines, heads, rows // 2, length)
+
+
+@torch.library.custom_op("nnunet_attn::relative_attention_backward", mutates_args=())
+def _attend_backward(
+    grad: Tensor, packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = _compute_type(packed)
+    rows = packed.shape[2] // 4
+    positions = bool(len(relative))
+    grad_packed = torch.empty_like(packed)
+    tables = tuple(table.contiguous() for table in _expanded(relative.to(dtype)))
+    query_table, key_table, value_table = tables
+    grad_query_table, grad_key_table, grad_value_table = (torch.zeros_like(table) for table in tables)
+    scale = scales.to(dtype)
+    factor = scale[:, None, :, None, None]
+    grad_scales = torch.zeros_like(scale)
+    for chunk in _chunks(packed, chunk_elements):
+        part = _Lines(packed[chunk], scale, dtype)
+        probabilities = part.probabilities(query_table, key_table)
+        sides = [side.to(dtype).reshape(part.value.shape) for side in grad[:, chunk]]
+        grad_of_value = _over_queries(sides[0], probabilities)
+        weights = torch.bmm(sides[0].transpose(1, 2), part.value)
+        if positions:
+            grad_value_table += _by_query(sides[1], probabilities)
+            weights += torch.bmm(sides[1].permute(2, 0, 1), value_table.permute(1, 0, 2)).transpose(0, 1)
+        weights = _through_softmax(weights, probabilities)  # the gradient of the similarities
+        del probabilities
+
+        query, key = part.query.view(part.shape), part.key.view(part.shape)
+        grad_query = _over_keys(part.key, weights).reshape(part.shape)
+        grad_key = _over_queries(part.query, weights).reshape(part.shape) * factor[0]
+        grad_scales[0] += (query * grad_query).sum((0, 2, 3))
+        grad_query = grad_query * factor[0]
+        if positions:
+            from_position = _table_over_keys(query_table, weights).reshape(part.shape)
+            grad_scales[1] += (query * from_position).sum((0, 2, 3))
+            grad_query.addcmul_(from_position, factor[1])
+            grad_query_table += _by_query(part.position_query, weights)
+            from_position, grad_table = _key_position(weights, part.position_key, key_table)
+            from_position = from_position.reshape(part.shape)
+            grad_scales[2] += (key * from_position).sum((0, 2, 3))
+            grad_key.addcmul_(from_position, factor[2])
+            grad_key_table += grad_table
+        target = grad_packed[chunk]
+        target[:, :, :rows] = grad_query
+        target[:, :, rows : 2 * rows] = grad_key
+        target[:, :, 2 * rows :] = grad_of_value.reshape(part.shape)
+    grad_relative = torch.zeros_like(relative)
+    if positions:
+        grad_relative = _folded(grad_query_table, grad_key_table, grad_value_table).to(relative.dtype)
+    return grad_packed, grad_relative, grad_scales.to(scales.dtype)
+
+
+@_attend_backward.register_fake
+def _(
+    grad: Tensor, packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(packed), torch.empty_like(relative), torch.empty_like(scales)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.chunk_elements = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _attend_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_attend_backward(grad.contiguous(), *ctx.saved_tensors, ctx.chunk_elements), None)
+
+
+_attend.register_autograd(_attend_gradient, setup_context=_keep_inputs)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """In float64, or float32 on devices that know no other."""
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def _queries_and_keys(packed: Tensor) -> Tensor:
+    """(lines heads 2c length) -> (lines heads 2 rows length)."""
+    return packed[:, :, : packed.shape[2] // 2].unflatten(2, (2, -1))
+
+
+def _table_sums(relative: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the query's table over keys and of the key's over queries, (2 rows length), and of r r^T, (length 2 rows
+    rows)."""
+    query, key, _ = _expanded(relative)
+    both = torch.stack([query, key.transpose(1, 2)])  # own position, then the other's
+    by_position = both.permute(2, 0, 1, 3)
+    return both.sum(-1), by_position @ by_position.transpose(-1, -2)
+
+
+def _moments(packed: Tensor, relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums and sums of squares of each term (2 terms heads), and x x^T of every line (lines heads 2 rows rows) and of
+    every position (heads length 2 rows rows)."""
+    parts = _queries_and_keys(packed)
+    exact = _exact(parts)
+    by_line = exact @ exact.transpose(-1, -2)
+    totals = exact.sum(-1)
+    sums = [(totals[:, :, 0] * totals[:, :, 1]).sum((0, 2))]
+    squares = [(by_line[:, :, 0] * by_line[:, :, 1]).sum((0, 2, 3))]
+    by_position = exact.new_empty(0)
+    if len(relative):
+        table_totals, table_products = _table_sums(_exact(relative))
+        lines_last = _exact(parts.permute(1, 4, 2, 3, 0).contiguous())
+        by_position = lines_last @ lines_last.transpose(-1, -2)
+        sums.extend((exact.sum(0) * table_totals).sum((2, 3)).t())
+        squares.extend((by_position * table_products).sum((1, 3, 4)).t())
+    return torch.stack([torch.stack(sums), torch.stack(squares)]), by_line, by_position
+
+
+@torch.library.custom_op("nnunet_attn::similarity_statistics", mutates_args=())
+def _statistics(
+    packed: Tensor, relative: Tensor, weight: Tensor, eps: float, synchronise: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    moments, by_line, by_position = _moments(packed, relative)
+    count = moments.new_tensor(len(packed) * packed.shape[-1] ** 2)
+    if synchronise:
+        everything = torch.cat([moments.flatten(), count[None]])
+        distributed.all_reduce(everything)
+        moments, count = everything[:-1].view_as(moments), everything[-1].clone()
+    mean, square = moments / count
+    variance = (square - mean.square()).clamp_(min=0)
+    scales = weight.view(variance.shape) * torch.rsqrt(variance + eps).to(weight.dtype)
+    # the backward pass is as exact as that of a batch norm over the similarities would be
+    dtype = _compute_type(packed)
+    return scales, mean.clone(), variance, count, by_line.to(dtype), by_position.to(dtype)
+
+
+@_statistics.register_fake
+def _(
+    packed: Tensor, relative: Tensor, weight: Tensor, eps: float, synchronise: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    lines, heads, rows, length = packed.shape
+    rows //= 4
+    positions = bool(len(relative))
+    terms = 1 + 2 * positions
+    dtype = torch.float32 if packed.device.type == "mps" else torch.float64
+    return (
+        weight.new_empty(terms, heads),
+        packed.new_empty(terms, heads, dtype=dtype),
+        packed.new_empty(terms, heads, dtype=dtype),
+        packed.new_empty((), dtype=dtype),
+        packed.new_empty(lines, heads, 2, rows, rows, dtype=_compute_type(packed)),
+        packed.new_empty((heads, length, 2, rows, rows) if positions else (0,), dtype=_compute_type(packed)),
+    )
+
+
+@torch.library.custom_op("nnunet_attn::similarity_statistics_backward", mutates_args=())
+def _statistics_backward(
+    grad: Tensor,
+    packed: Tensor,
+    relative: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+    by_line: Tensor,
+    by_position: Tensor,
+    eps: float,
+    synchronise: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    inverse = torch.rsqrt(variance + eps)
+    grad = _exact(grad)
+    grad_weight = (grad * inverse).flatten().to(weight.dtype)
+    # scale = weight (variance + eps)^-1/2 and variance = squares / count - (sums / count)^2, at least 0
+    of_variance = torch.where(variance > 0, grad * _exact(weight).view(grad.shape) * inverse**3 / -2, 0) / count
+    if synchronise:
+        distributed.all_reduce(of_variance)
+    dtype = _compute_type(packed)
+    sums, squares = (-2 * mean * of_variance).to(dtype), (2 * of_variance).to(dtype)
+
+    parts = _queries_and_keys(packed.to(dtype))
+    heads, rows = packed.shape[1], parts.shape[3]
+    result = (squares[0].view(heads, 1, 1, 1) * by_line.flip(2)) @ parts
+    result += (sums[0].view(heads, 1, 1) * parts.sum(-1)).flip(2)[..., None]
+    grad_relative = torch.zeros_like(relative)
+    if len(relative):
+        tables = _expanded(relative.to(dtype))
+        totals, products = _table_sums(relative.to(dtype))
+        of_sum, of_square = sums[1:].t()[:, :, None, None], squares[1:].t()[:, None, :, None, None]
+        # (heads length 2 rows rows) @ (heads length 2 rows lines)
+        quadratic = (of_square * products) @ parts.permute(1, 4, 2, 3, 0).contiguous()
+        result += quadratic.permute(4, 0, 2, 3, 1)
+        result += of_sum * totals
+        linear = (of_sum * parts.sum(0)).sum(0)  # (2 rows length)
+        both = torch.stack([tables[0], tables[1].transpose(1, 2)]).permute(2, 0, 1, 3)
+        grad_both = ((of_square * by_position).sum(0) @ both).permute(1, 2, 0, 3) + linear[..., None]
+        folded = _folded(grad_both[0], grad_both[1].transpose(1, 2), torch.zeros_like(tables[2]))
+        grad_relative = folded.to(relative.dtype)
+    grad_packed = torch.empty_like(packed)
+    grad_packed[:, :, : 2 * rows] = result.flatten(2, 3)
+    grad_packed[:, :, 2 * rows :] = 0
+    return grad_packed, grad_relative, grad_weight
+
+
+@_statistics_backward.register_fake
+def _(grad: Tensor, packed: Tensor, relative: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(packed), torch.empty_like(relative), torch.empty_like(weight)
+
+
+def _keep_for_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.eps, ctx.synchronise = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+
+
+def _statistics_gradient(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_statistics_backward(grad, *ctx.saved_tensors, ctx.eps, ctx.synchronise), None, None)
+
+
+_statistics.register_autograd(_statistics_gradient, setup_context=_keep_for_statistics)
