@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnunet_attn import __version__
+from nnunet_attn.architectures.published_keys import SOURCES
 from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.errors import InputError
 
@@ -59,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     trainers.set_defaults(run=_trainers_dir)
 
     weights = commands.add_parser("import-weights", help="fit weights of another network into a trainer's network")
-    weights.add_argument("source", choices=("nnunet",), help="what wrote the file: nnunet (any nnU-Net v2 checkpoint)")
+    weights.add_argument(
+        "source",
+        choices=("nnunet", *SOURCES),
+        help="what wrote the file: nnU-Net v2, or a published code",
+    )
     weights.add_argument("file", type=Path, metavar="FILE", help="the checkpoint")
     weights.add_argument("-d", required=True, metavar="ID", help="data set name or ID to train on")
     weights.add_argument("-c", required=True, metavar="CONFIGURATION", help="for example 3d_fullres")
@@ -118,10 +123,10 @@ def _trainers_dir(_: argparse.Namespace) -> int:
 
 
 def _import_weights(arguments: argparse.Namespace) -> int:
-    from nnunet_attn.training.weights import SEGMENTATION_HEADS, import_nnunet_weights
+    from nnunet_attn.training.weights import SEGMENTATION_HEADS, import_weights
 
     a = arguments
-    report = import_nnunet_weights(a.file, a.d, a.c, a.p, a.tr, a.o)
+    report = import_weights(a.source, a.file, a.d, a.c, a.p, a.tr, a.o)
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text(f"kept: {len(report.kept)} tensors"))
     for title, keys in (

@@ -26,10 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def load_leaf() -> Callable[[str], ModuleType]:
-    """Import a leaf of trainers/ by its file's name, under a name of its own, as nnU-Net does."""
+    """Import the leaf of trainers/ that defines a trainer, under a name of its own, as nnU-Net does."""
 
     def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(f"leaf_{name}", trainers_dir() / f"{name}.py")
+        (file,) = (file for file in trainers_dir().glob("*.py") if f"class {name}(" in file.read_text())
+        spec = importlib.util.spec_from_file_location(f"leaf_{name}", file)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module

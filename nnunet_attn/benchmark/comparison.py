@@ -1,15 +1,18 @@
 """Builds networks beside each other, measures them in turn and sets them against the first."""
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nnunet_attn.benchmark import measure
+from nnunet_attn.benchmark.equality import equalise
 from nnunet_attn.benchmark.topologies import Topology
-from nnunet_attn.benchmark.variants import Build, make_variant, sizes, works
+from nnunet_attn.benchmark.variants import Build, Variant, make_variant, sizes, works
 
 WALL_ROUNDS = 3  # for information only, so they need not be many
 
@@ -24,6 +27,8 @@ MEANING = {
     "peak_memory_bytes": "held_bytes + allocated_bytes",
     "forward_flops": "torch.utils.flop_counter: convolutions, matrix products and attention of one forward pass of the "
     "whole batch; a multiplication and an addition count as 2; norms, activations and softmax are not counted",
+    "equality": "where a transcription of a published network is measured: the others have its weights, moved a little; "
+    "largest difference of their outputs from its outputs, eval mode, float32; tolerance relative to the largest output",
     "ratios": "over the reference network; of times: median and quartiles of the ratio of each round, the variants "
     "measured one right after the other in every round, in the opposite order in every second round",
 }
@@ -44,8 +49,12 @@ def compare(
     seed: int = 0,
     wall_rounds: int = WALL_ROUNDS,
     on_round: Callable[[], object] = lambda: None,
+    seconds: float = math.inf,
 ) -> dict[str, Any]:
     """Measure networks and return what each gave and its ratios over the first, JSON-able.
+
+    Where one of them is the transcription of a published network, the others get its weights and have to give its
+    outputs; see `equalise`.
 
     Args:
         builds: What builds each network, by name; the first is what ratios are against.
@@ -57,27 +66,55 @@ def compare(
         seed: Of the weights and the input.
         wall_rounds: Rounds of time on the wall, on the CPU only; 0 leaves it out.
         on_round: Called after each round.
+        seconds: See `measured`.
     Raises:
-        InputError: If a network refuses the topology or its options.
+        InputError: If a network refuses the topology or its options, or is not what it is said to be.
     """
-    on_cuda = device.type == "cuda"
-    if on_cuda:
-        torch.backends.cudnn.benchmark = True  # as nnU-Net trains
     variants = [make_variant(name, build, device, seed) for name, build in builds.items()]
     torch.manual_seed(seed)
     image = torch.randn(topology.input_shape, device=device)
+    equality = equalise(variants, image, seed)
+    found = measured(variants, image, rounds, precision, compiled, wall_rounds, on_round, seconds)
+    return {"equality": equality, **found}
+
+
+def measured(
+    variants: Sequence[Variant],
+    image: Tensor,
+    rounds: int,
+    precision: str = "fp32",
+    compiled: bool = False,
+    wall_rounds: int = 0,
+    on_round: Callable[[], object] = lambda: None,
+    seconds: float = math.inf,
+) -> dict[str, Any]:
+    """Measure what has been built, where the image is; see `compare`.
+
+    Args:
+        variants: The first is what ratios are against.
+        image: The input; if it requires a gradient, a step gives it one.
+        rounds: Measured rounds.
+        precision: As there.
+        compiled: As there.
+        wall_rounds: As there.
+        on_round: As there.
+        seconds: Stop the measured rounds when another one would take longer than this in all, after one at least.
+    """
+    on_cuda = image.device.type == "cuda"
+    if on_cuda:
+        torch.backends.cudnn.benchmark = True  # as nnU-Net trains
     work = {variant.name: works(variant, image, precision, compiled) for variant in variants}
     with nullcontext() if on_cuda else measure.threads(1):
         clock = measure.cuda_seconds if on_cuda else measure.cpu_seconds
-        times = measure.interleaved(work, clock, rounds, on_round)
+        times = measure.interleaved(work, clock, rounds, on_round, seconds)
         networks = {variant.name: sizes(variant, work[variant.name], image) for variant in variants}
-    for name, measured in times.items():
-        networks[name]["seconds"] = {kind: _summary(values) for kind, values in measured.items()}
+    for name, own in times.items():
+        networks[name]["seconds"] = {kind: _summary(values) for kind, values in own.items()}
     if wall_rounds and not on_cuda:
         with measure.threads(wall_threads()):
             wall = measure.interleaved(work, measure.wall_seconds, wall_rounds, on_round)
-        for name, measured in wall.items():
-            networks[name]["wall_seconds"] = {kind: _summary(values)["median"] for kind, values in measured.items()}
+        for name, own in wall.items():
+            networks[name]["wall_seconds"] = {kind: _summary(values)["median"] for kind, values in own.items()}
     return {"networks": networks, "ratios": ratios(networks)}
 
 

@@ -1,5 +1,6 @@
 """Measures one piece of work (a callable): its time, its peak memory, its floating-point operations."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_attn.architectures.blocks import axial_function as axial_function  # defines the operator counted here
 
 Work = Callable[[], object]
 Clock = Callable[[Work], float]
@@ -52,7 +55,11 @@ def cuda_seconds(work: Work) -> float:
 
 
 def interleaved(
-    works: Mapping[str, Mapping[str, Work]], clock: Clock, rounds: int, on_round: Callable[[], object] = lambda: None
+    works: Mapping[str, Mapping[str, Work]],
+    clock: Clock,
+    rounds: int,
+    on_round: Callable[[], object] = lambda: None,
+    seconds: float = math.inf,
 ) -> dict[str, dict[str, list[float]]]:
     """Measure every kind of work of every variant once a round: A, B, .., then B, A, .. in the next round.
 
@@ -63,17 +70,23 @@ def interleaved(
         clock: Runs a piece of work and returns its seconds.
         rounds: Number of measured rounds; one more before them is thrown away.
         on_round: Called after each round, the thrown-away one too.
+        seconds: On the wall: no more rounds if another one like the last would end later; one is always measured.
     """
     kinds = list(next(iter(works.values())))
     times: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in kinds} for name in works}
+    begin = last = time.monotonic()
     for number in range(-1, rounds):
         order = list(works)[:: 1 if number % 2 == 0 else -1]
         for kind in kinds:
             for name in order:
-                seconds = clock(works[name][kind])
+                took = clock(works[name][kind])
                 if number >= 0:
-                    times[name][kind].append(seconds)
+                    times[name][kind].append(took)
         on_round()
+        now = time.monotonic()
+        if number >= 0 and now - begin + (now - last) > seconds:
+            break
+        last = now
     return times
 
 
@@ -133,9 +146,17 @@ def held_bytes(network: nn.Module, *inputs: torch.Tensor) -> int:
 def forward_flops(network: nn.Module, image: torch.Tensor) -> int:
     """Return the operations of one forward pass, a multiplication and an addition counting as 2.
 
-    Covers convolutions, matrix products and scaled dot-product attention; not normalisation, activation, softmax,
+    Covers convolutions, matrix products, scaled dot-product attention and axial attention; not normalisation, activation, softmax,
     interpolation or additions.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    own: dict[Any, Any] = {torch.ops.nnunet_attn.relative_attention: _relative_attention_flops}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=own) as counter:
         network(image)
     return counter.get_total_flops()
+
+
+def _relative_attention_flops(packed: Sequence[int], relative: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the operator in `architectures.blocks.axial_function`, from shapes, as its equations have it."""
+    lines, heads, rows, length = packed
+    terms = 3 if relative[0] else 1  # similarities with queries or keys, rows / 4 wide; results are rows / 2 wide
+    return 2 * lines * heads * length**2 * (terms * rows // 4 + (terms + 1) // 2 * rows // 2)

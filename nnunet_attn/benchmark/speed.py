@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from nnunet_attn.architectures.registry import NETWORKS
+from nnunet_attn.benchmark.command import add_common, check_common, note, run
 from nnunet_attn.benchmark.comparison import MEANING, WALL_ROUNDS, compare, wall_threads
-from nnunet_attn.benchmark.provenance import check_output, command_line, cuda_ceilings, provenance, write_json
-from nnunet_attn.benchmark.topologies import TOPOLOGIES, Topology, scaled_down, topology_named, with_patch
-from nnunet_attn.benchmark.variants import PRECISIONS, Build, file_build, registry_build
+from nnunet_attn.benchmark.topologies import (
+    TOPOLOGIES,
+    Topology,
+    default_topology,
+    scaled_down,
+    topology_named,
+    with_patch,
+)
+from nnunet_attn.benchmark.transcriptions import transcription
+from nnunet_attn.benchmark.variants import Build, file_build, registry_build, registry_name
 from nnunet_attn.errors import InputError
 
 MIN_ROUNDS = 5  # fewer give no quartiles worth the name
@@ -25,8 +33,22 @@ _MODULE = "nnunet_attn.benchmark.speed"
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {_MODULE}", description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=["GASAUNet"], metavar="NAME", help="names in the registry")
-    parser.add_argument("--reference-network", default="PlainUNet", metavar="NAME", help="what ratios are against")
+    parser.add_argument(
+        "--networks",
+        "--network",
+        nargs="+",
+        default=["GASAUNet"],
+        metavar="NAME",
+        help="names in the registry, also as gated_axial_unet",
+    )
+    parser.add_argument(
+        "--reference-network",
+        "--against",
+        dest="against",
+        metavar="NAME",
+        help="what ratios are against: a network, or a --reference file without .py; default: the transcription of the "
+        "one network measured where the current folder has it in tests/reference, else PlainUNet",
+    )
     parser.add_argument(
         "--reference",
         action="append",
@@ -35,30 +57,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="Python file with build(plan, input_channels, num_classes, deep_supervision), measured too; repeatable",
     )
-    parser.add_argument("--topology", default="gasa-paper", metavar="NAME", help=", ".join(TOPOLOGIES))
+    parser.add_argument("--topology", metavar="NAME", help=", ".join(TOPOLOGIES))
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--patch", nargs="+", type=int, metavar="N", help="another patch, multiples of the strides")
     size.add_argument("--scale", nargs="+", type=int, metavar="N", help="divide the patch, one factor or one an axis")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: the topology's")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help=f"at least {MIN_ROUNDS}")
-    parser.add_argument("-device", "--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="fp32")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile of every network")
+    parser.add_argument(
+        "--wall-rounds", type=int, default=WALL_ROUNDS, metavar="N", help="of time on the wall, CPU only; 0: none"
+    )
     parser.add_argument(
         "--options", default="{}", metavar="JSON", help='arguments by network: {"GASAUNet": {"num_heads": 5}}'
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
-    parser.add_argument("--seed", type=int, default=0)
+    add_common(parser, rounds=30, least=MIN_ROUNDS)
     return parser
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.rounds < MIN_ROUNDS:
-        raise InputError(f"--rounds {args.rounds}; at least {MIN_ROUNDS} are needed")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, but PyTorch sees no GPU; use --device cpu")
-    if args.out is not None:
-        check_output(args.out)
 
 
 def _topology(args: argparse.Namespace) -> Topology:
@@ -74,6 +85,20 @@ def _topology(args: argparse.Namespace) -> Topology:
     return topology
 
 
+def _choose_reference(args: argparse.Namespace, topology: Topology) -> None:
+    """Fill in what ratios are against, if nothing was said about it."""
+    if args.against is not None:
+        return
+    args.against = "PlainUNet"
+    if args.reference or len(args.networks) > 1:
+        return
+    path, reason = transcription(args.networks[0], topology)
+    if path is not None:
+        args.reference, args.against = [path], path.stem
+    elif reason:
+        note(f"{reason}; ratios are over PlainUNet")
+
+
 def _options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     try:
         options = json.loads(args.options)
@@ -81,45 +106,54 @@ def _options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[s
         raise InputError(f"--options {args.options!r} is not JSON ({error})") from error
     if not isinstance(options, dict) or not all(isinstance(value, dict) for value in options.values()):
         raise InputError(f'--options {args.options!r}; it has to be like {{"GASAUNet": {{"num_heads": 5}}}}')
+    spelled = {_spelled(key): value for key, value in options.items()}
+    options = spelled
     if unknown := sorted(set(options) - set(names)):
         raise InputError(f"--options for {', '.join(unknown)}, not measured here; measured are {', '.join(names)}")
     return options
 
 
 def _builds(args: argparse.Namespace, topology: Topology) -> dict[str, Build]:
-    """Everything that is to be measured, by name, the reference network first."""
-    names = list(dict.fromkeys([args.reference_network, *args.networks]))
+    """Everything that is to be measured, by name, what ratios are against first."""
+    files = {path.stem: path for path in args.reference}
+    registered = {network.name for network in NETWORKS}
+    for path in args.reference:
+        if path.stem in registered or files[path.stem] != path:
+            raise InputError(f"--reference {str(path)!r}: there is a {path.stem!r} already; rename the file")
+    if args.against not in files:
+        args.against = registry_name(args.against)
+    names = [name for name in dict.fromkeys([args.against, *args.networks]) if name not in files]
     options = _options(args, names)
     builds = {name: registry_build(name, topology, options.get(name, {})) for name in names}
-    for path in args.reference:
-        if path.stem in builds:
-            raise InputError(f"--reference {str(path)!r}: there is a {path.stem!r} already; rename the file")
-        builds[path.stem] = file_build(path, topology)
-    return builds
+    builds.update({name: file_build(path, topology) for name, path in files.items()})
+    return {args.against: builds.pop(args.against), **builds}
 
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    _check(args)
+    check_common(args, MIN_ROUNDS)
+    args.networks = [registry_name(name) for name in args.networks]
+    args.topology = args.topology or default_topology(args.networks)
     topology = _topology(args)
+    _choose_reference(args, topology)
     builds = _builds(args, topology)
     device = torch.device(args.device)
-    on_cpu = device.type == "cpu"
+    wall_rounds = max(0, args.wall_rounds) if device.type == "cpu" else 0
     settings = {
         "topology": args.topology,
         "input_shape": list(topology.input_shape),
         "num_classes": topology.num_classes,
         "architecture": dict(topology.plan.arch_kwargs),
         "options": json.loads(args.options),
-        "reference_network": args.reference_network,
+        "reference_network": args.against,
         "rounds": args.rounds,
         "device": args.device,
         "precision": args.precision,
         "compile": args.compile,
-        "threads": {"seconds": 1, "wall_seconds": wall_threads()} if on_cpu else None,
-        "wall_rounds": WALL_ROUNDS if on_cpu else 0,
+        "threads": {"seconds": 1, "wall_seconds": wall_threads()} if device.type == "cpu" else None,
+        "wall_rounds": wall_rounds,
     }
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("measuring", total=args.rounds + 1 + (WALL_ROUNDS + 1 if on_cpu else 0))
+        task = progress.add_task("measuring", total=args.rounds + 1 + (wall_rounds + 1 if wall_rounds else 0))
         found = compare(
             builds,
             topology,
@@ -128,6 +162,7 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
             args.precision,
             args.compile,
             args.seed,
+            wall_rounds,
             on_round=lambda: progress.advance(task),
         )
     return {"meaning": MEANING, "settings": settings, **found}
@@ -160,20 +195,7 @@ def _column(network: dict[str, Any], ratio: dict[str, Any] | None) -> dict[str, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser().parse_args(argv)
-    try:
-        result = _measure(args)
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    result["provenance"] = {**provenance(args.seed), "command": command_line(_MODULE, argv)}
-    if args.device == "cuda":
-        result["provenance"]["hardware"]["measured_ceilings"] = cuda_ceilings()
-    if args.out is not None:
-        write_json(args.out, result)
-    Console().print(table(result))
-    return 0
+    return run(_MODULE, _parser(), _measure, table, argv)
 
 
 if __name__ == "__main__":

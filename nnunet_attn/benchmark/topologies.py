@@ -1,7 +1,7 @@
 """The U-Nets that measurements are made on: named sizes as nnU-Net's planner gives them, and scaled-down patches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nnunet_attn.architectures.build import PlannedUNet
@@ -92,6 +92,14 @@ TOPOLOGIES: dict[str, Topology] = {
         num_classes=3,
         batch_size=12,
     ),
+    # The patch of arXiv:2102.10662 where it is 256 x 256, with colours. One pooling fewer than nnU-Net plans at this
+    # size and as many as at 128 x 128, so that patches from 32 x 64 on are legal.
+    "axial-2d": Topology(
+        plan=_planned((256, 256), _FEATURES_2D[:6], strides=[[1, 1], *[[2, 2]] * 5]),
+        input_channels=3,
+        num_classes=2,
+        batch_size=1,
+    ),
     # Not a size of any study: seconds on one core, to try the command.
     "tiny": Topology(
         plan=_planned((16, 32, 32), (8, 16, 32), strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]]),
@@ -100,6 +108,14 @@ TOPOLOGIES: dict[str, Topology] = {
         batch_size=2,
     ),
 }
+
+# Networks that were published in 2D are measured so, unless another topology is asked for.
+_IN_2D = {"AxialUNet", "GatedAxialUNet", "LoGo", "MedT", "MedTGlobal", "MedTLocal"}
+
+
+def default_topology(networks: Iterable[str]) -> str:
+    """Return the name of the topology for networks of the registry, where none is asked for."""
+    return "axial-2d" if set(networks) <= _IN_2D else "gasa-paper"
 
 
 def topology_named(name: str) -> Topology:

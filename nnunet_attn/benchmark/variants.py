@@ -34,25 +34,42 @@ class Variant:
     training: nn.Module
 
 
+def registry_name(name: str) -> str:
+    """Return the registry's spelling of a network's name, given in any case, with or without underscores.
+
+    Raises:
+        InputError: If there is no such network.
+    """
+    spellings = {_bare(network.name): network.name for network in NETWORKS}
+    if _bare(name) not in spellings:
+        raise InputError(f"no network {name!r}; there are {', '.join(spellings.values())}")
+    return spellings[_bare(name)]
+
+
+def _bare(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
+
+
 def registry_build(name: str, topology: Topology, options: Mapping[str, Any]) -> Build:
     """Return what builds a network of the registry with or without deep supervision.
 
     Raises:
         InputError: If there is no such network.
     """
-    if name not in {network.name for network in NETWORKS}:
-        raise InputError(f"no network {name!r}; there are {', '.join(network.name for network in NETWORKS)}")
-    row = network_named(name)
+    row = network_named(registry_name(name))
     channels, classes = topology.input_channels, topology.num_classes
     return lambda deep_supervision: build_network(row, topology.plan, channels, classes, deep_supervision, options)
 
 
-def file_build(path: Path, topology: Topology) -> Build:
-    """Return what builds a file's network, by its `build(plan, input_channels, num_classes, deep_supervision)`.
+def from_file(path: Path, name: str, signature: str) -> Callable[..., Any]:
+    """Return a function or class that a Python file defines.
 
+    Args:
+        path: The file; it is run.
+        name: What it has to define.
+        signature: Of that, for the message.
     Raises:
-        InputError: If the file does not exist, fails when it is imported, or does not define `build`; what is
-            returned raises it where `build` fails.
+        InputError: If the file does not exist, fails when it is imported, or does not define it.
     """
     spec = importlib.util.spec_from_file_location(f"_speed_reference_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
@@ -64,11 +81,20 @@ def file_build(path: Path, topology: Topology) -> Build:
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         raise InputError(f"reference {str(path)!r} cannot be imported: {_told(error)}; mend the file") from error
-    build = getattr(module, "build", None)
-    if not callable(build):
-        raise InputError(
-            f"reference {str(path)!r} does not define build(plan, input_channels, num_classes, deep_supervision)"
-        )
+    defined = getattr(module, name, None)
+    if not callable(defined):
+        raise InputError(f"reference {str(path)!r} does not define {name}{signature}")
+    return defined
+
+
+def file_build(path: Path, topology: Topology) -> Build:
+    """Return what builds a file's network, by its `build(plan, input_channels, num_classes, deep_supervision)`.
+
+    Raises:
+        InputError: If the file does not exist, fails when it is imported, or does not define `build`; what is
+            returned raises it where `build` fails.
+    """
+    build = from_file(path, "build", "(plan, input_channels, num_classes, deep_supervision)")
 
     def built(deep_supervision: bool) -> nn.Module:
         try:
@@ -109,7 +135,8 @@ def make_variant(name: str, build: Build, device: torch.device, seed: int) -> Va
 def works(variant: Variant, image: Tensor, precision: str, compiled: bool) -> dict[str, Work]:
     """Return the two pieces of work that are measured: a forward pass as in prediction, and a training step.
 
-    The step is forward, a loss that costs next to nothing on every output, backward, and letting the gradients go.
+    The step is forward, a loss that costs next to nothing on every output, backward, and letting the gradients go; an
+    image that requires a gradient gets one.
     """
     dtype = PRECISIONS[precision]
     inference: Any = torch.compile(variant.inference, dynamic=False) if compiled else variant.inference
@@ -129,6 +156,7 @@ def works(variant: Variant, image: Tensor, precision: str, compiled: bool) -> di
             loss = torch.stack([output.float().square().mean() for output in outputs]).sum()
         loss.backward()
         variant.training.zero_grad(set_to_none=True)
+        image.grad = None
 
     return {"forward": forward, "step": step}
 

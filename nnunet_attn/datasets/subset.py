@@ -10,6 +10,9 @@ from typing import Any
 
 from nnunet_attn.errors import InputError
 
+# What nnU-Net's NaturalImage2DIO reads: all channels of a colour image from one file.
+COLOUR_ENDINGS = (".png", ".bmp", ".tif")
+
 
 def read_description(source: Path) -> dict[str, Any]:
     """Return the content of `dataset.json` of a data set in nnU-Net's raw format.
@@ -75,7 +78,10 @@ def copy_cases(source: Path, raw_folder: Path, count: int, held_out: int = 0) ->
             for label in chosen:
                 shutil.copy(label, partial / f"labels{suffix}")
                 case = label.name.removesuffix(ending)
-                for channel in range(len(description["channel_names"])):
+                channels = len(description["channel_names"])
+                if ending in COLOUR_ENDINGS and not (source / "imagesTr" / f"{case}_0001{ending}").is_file():
+                    channels = 1  # red, green and blue in one file
+                for channel in range(channels):
                     image = source / "imagesTr" / f"{case}_{channel:04d}{ending}"
                     if not image.is_file():
                         raise InputError(f"{image} is missing: {label.name} has a label, but not every channel's image")

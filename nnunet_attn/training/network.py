@@ -88,7 +88,7 @@ def build_from_plans(
         raise
 
 
-def check_buildable(*arguments: Any) -> None:
-    """Raise what `build_from_plans` would, at no cost in memory or time: the network is built without its weights."""
+def build_without_weights(*arguments: Any) -> nn.Module:
+    """Return, or raise, what `build_from_plans` would, at no cost in memory or time: the network has no weights."""
     with torch.device("meta"):
-        build_from_plans(*arguments)
+        return build_from_plans(*arguments)

@@ -3,19 +3,26 @@
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, NoReturn
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_attn import __version__
 from nnunet_attn.architectures.registry import network_named
-from nnunet_attn.training.network import build_from_plans, check_buildable, plans_options
+from nnunet_attn.training.gates import GateHistory, describe_schedule, gate_values, schedule_gates
+from nnunet_attn.training.losses import CrossEntropy, LossTerms, halving_weights
+from nnunet_attn.training.network import build_from_plans, build_without_weights, plans_options
 from nnunet_attn.training.nonfinite import NonFiniteLossError, describe, describe_ranks
 from nnunet_attn.training.precision import Precision, carry_precision
 from nnunet_attn.training.randomness import (
@@ -28,13 +35,18 @@ from nnunet_attn.training.randomness import (
     start_workers,
     without_workers,
 )
+from nnunet_attn.training.recipes import Recipe, build_optimizer, chosen_recipe, spare_from_weight_decay
 
 
 class AttentionTrainer(nnUNetTrainer):
     """nnU-Net's trainer for a network of the registry, with what the suffixes of its name ask for.
 
-    A leaf sets `network_name` and, for an ablation, `network_options`; all other class attributes are set by suffixes
-    (`nnunet_attn.training.variants`). Configurations, losses, augmentation, splits and inference are nnU-Net's own.
+    A leaf sets `network_name` and, for an ablation, `network_options`. It may set a `recipe` (None is nnU-Net's own),
+    `loss_terms`, `flips_only` (half of the patches mirrored along the last axis is the only augmentation) and
+    `gates_frozen_epochs` (for a network with gates). All other class attributes are set by suffixes
+    (`nnunet_attn.training.variants`). Configurations, splits and inference are nnU-Net's own, and so are losses and
+    augmentation unless set. A network with `deep_supervision_scales` is supervised at these, one with
+    `no_weight_decay()` is trained without decay of these parameters.
 
     Raises:
         ValueError: At construction, before anything is written, if the network cannot work on the configuration.
@@ -42,16 +54,23 @@ class AttentionTrainer(nnUNetTrainer):
 
     network_name: ClassVar[str]
     network_options: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Recipe | None] = None
+    loss_terms: ClassVar[LossTerms] = "dice_and_cross_entropy"
+    flips_only: ClassVar[bool] = False
+    gates_frozen_epochs: ClassVar[int] = 10
 
     epochs: ClassVar[int | None] = None
     iterations_per_epoch: ClassVar[int | None] = None
     mirroring: ClassVar[bool] = True
     augmentation: ClassVar[bool] = True
     precision: ClassVar[Precision] = "amp"
+    optimizer_name: ClassVar[Literal["sgd", "adamw"] | None] = None
+    learning_rate: ClassVar[float | None] = None
     seed: ClassVar[int | None] = None
 
     # nnU-Net gives these their values in initialize()
     network: Any
+    optimizer: Any
     loss: Any
 
     def __init__(
@@ -62,8 +81,16 @@ class AttentionTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
-        self._check(plans, configuration, dataset_json, device)
+        network = self._check(plans, configuration, dataset_json, device)
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self._network_scales: list[list[float]] | None = getattr(network, "deep_supervision_scales", None)
+        if self._network_scales is not None:
+            self.enable_deep_supervision = len(self._network_scales) > 1
+        if self.learning_rate is not None:
+            self.initial_lr = self.learning_rate
+        self._recipe = chosen_recipe(self.recipe, self.optimizer_name, self.learning_rate)
+        if self._recipe is not None:
+            self.initial_lr, self.weight_decay = self._recipe.learning_rate, self._recipe.weight_decay
         if self.epochs is not None:
             self.num_epochs = self.epochs
         if self.iterations_per_epoch is not None:
@@ -75,9 +102,10 @@ class AttentionTrainer(nnUNetTrainer):
         if self.precision != "amp":
             self.grad_scaler = None
         self._iteration = 0
+        self._gate_history: GateHistory | None = None
 
     @classmethod
-    def _check(cls, plans: dict, configuration: str, dataset_json: dict, device: torch.device) -> None:
+    def _check(cls, plans: dict, configuration: str, dataset_json: dict, device: torch.device) -> nn.Module:
         if not hasattr(cls, "network_name"):
             raise ValueError(
                 f"{cls.__name__} is the base of trainers and has no network: use one that sets network_name"
@@ -88,7 +116,7 @@ class AttentionTrainer(nnUNetTrainer):
             )
         plans_manager = PlansManager(plans)
         manager = plans_manager.get_configuration(configuration)
-        check_buildable(
+        return build_without_weights(
             network_named(cls.network_name),
             manager,
             determine_num_input_channels(plans_manager, manager, dataset_json),
@@ -128,18 +156,47 @@ class AttentionTrainer(nnUNetTrainer):
             seed_process(derived_seeds(self.seed, NETWORK, rank=0, epoch=0)[0])
         super().initialize()
 
+    def configure_optimizers(self) -> tuple:
+        """Return optimiser and learning rate schedule of the recipe, nnU-Net's own without one."""
+        network = self._plain_network()
+        if self._recipe is None:
+            optimizer, schedule = super().configure_optimizers()
+        else:
+            optimizer, schedule = build_optimizer(network, self._recipe, self.num_epochs)
+        spare_from_weight_decay(optimizer, network)
+        return optimizer, schedule
+
+    def _build_loss(self) -> Any:
+        """Return nnU-Net's loss, or cross-entropy alone; all logits that a network names count in it."""
+        loss: Any = super()._build_loss()
+        if self.loss_terms == "cross_entropy":
+            single = CrossEntropy(self.label_manager.has_regions, self.label_manager.ignore_label)
+            loss = DeepSupervisionWrapper(single, loss.weight_factors) if self.enable_deep_supervision else single
+        if self.enable_deep_supervision and self._network_scales is not None:
+            # nnU-Net gives the coarsest logits no weight, but these have been asked for
+            loss.weight_factors = halving_weights(len(self._network_scales))
+        return loss
+
+    def _get_deep_supervision_scales(self) -> list | None:
+        if self.enable_deep_supervision and self._network_scales is not None:
+            return [list(scale) for scale in self._network_scales]
+        return super()._get_deep_supervision_scales()
+
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Switch the network between a list of logits and full-resolution logits only."""
         network: Any = self._plain_network()
-        getattr(network, "decoder", network).deep_supervision = enabled
+        # after the validation nnU-Net switches on what was not on before
+        getattr(network, "decoder", network).deep_supervision = enabled and self.enable_deep_supervision
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
-        """Return nnU-Net's choice, without mirroring where the trainer's name says so (at inference too)."""
+        """Return nnU-Net's choice, without the mirroring (at inference too) that the trainer does without."""
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
-        if not self.augmentation:
+        if self.flips_only or not self.augmentation:
             initial_patch_size = self.configuration_manager.patch_size
+        if self.flips_only:
+            mirror_axes = self.inference_allowed_mirroring_axes = (len(initial_patch_size) - 1,)
         if not (self.mirroring and self.augmentation):
             mirror_axes = None
             self.inference_allowed_mirroring_axes = None
@@ -159,11 +216,12 @@ class AttentionTrainer(nnUNetTrainer):
         regions: Any = None,
         ignore_label: Any = None,
     ) -> BasicTransform:
-        """Return nnU-Net's augmentation, or only what validation does where the trainer's name says `_NoDA`."""
-        if not cls.augmentation:
-            return cls.get_validation_transforms(
+        """Return nnU-Net's augmentation, or only flips, or with `_NoDA` only what validation does."""
+        if cls.flips_only or not cls.augmentation:
+            plain = cls.get_validation_transforms(
                 deep_supervision_scales, is_cascaded, foreground_labels, regions, ignore_label
             )
+            return ComposeTransforms([MirrorTransform(mirror_axes), plain]) if mirror_axes else plain
         return nnUNetTrainer.get_training_transforms(
             patch_size,
             rotation_for_DA,
@@ -214,14 +272,34 @@ class AttentionTrainer(nnUNetTrainer):
         parameters = sum(parameter.numel() for parameter in self._plain_network().parameters())
         self.print_to_log_file(
             f"nnunet-attn {__version__}: {row.name}, {row.title} ({row.source}); {parameters:,} parameters; "
+            f"recipe: {self._recipe or f'nnU-Net, {self.initial_lr:g}'}; loss: {self.loss_terms}; "
+            f"flips only: {self.flips_only}; "
             f"options: {options or 'none'}; precision: {self.precision}; "
             f"seed: {'none' if self.seed is None else self.seed}"
         )
+        if gates := describe_schedule(self._plain_network(), self.gates_frozen_epochs, self.num_epochs):
+            self.print_to_log_file(gates)
 
     def on_train_epoch_start(self) -> None:
-        """Start an epoch as nnU-Net does."""
+        """Start an epoch as nnU-Net does; the gates of a network, if it has any, learn or not by the epoch."""
         super().on_train_epoch_start()
         self._iteration = 0
+        schedule_gates(self._plain_network(), self.optimizer, self.current_epoch, self.gates_frozen_epochs)
+
+    def on_epoch_end(self) -> None:
+        """End an epoch as nnU-Net does; a network's gates are written down before, so that no checkpoint is ahead."""
+        gates = gate_values(self._plain_network()) if self.local_rank == 0 else {}
+        if gates:
+            if self._gate_history is None:
+                self._gate_history = GateHistory(
+                    Path(str(self.output_folder)),
+                    self.gates_frozen_epochs,
+                    self.current_epoch,
+                    list(gates),
+                    self.print_to_log_file,
+                )
+            self._gate_history.add(self.current_epoch, gates)
+        super().on_epoch_end()
 
     def train_step(self, batch: dict) -> dict:
         """Do one iteration as nnU-Net does, unless the loss is not finite: then stop before the weights change.
@@ -286,5 +364,6 @@ class AttentionTrainer(nnUNetTrainer):
         return torch.autocast("cuda") if amp else nullcontext()
 
     def _plain_network(self) -> nn.Module:
-        network = self.network.module if self.is_ddp else self.network
+        # nnU-Net asks for the optimiser before it wraps the network
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
         return getattr(network, "_orig_mod", network)

@@ -57,6 +57,24 @@ SUFFIXES: tuple[Suffix, ...] = (
     ),
     Suffix(re.compile(r"fp32"), "_fp32", "no mixed precision", lambda _: {"precision": "fp32"}),
     Suffix(
+        re.compile(r"SGD"),
+        "_SGD",
+        "nnU-Net's own optimiser and schedule, in place of the trainer's",
+        lambda _: {"optimizer_name": "sgd"},
+    ),
+    Suffix(
+        re.compile(r"AdamW"),
+        "_AdamW",
+        "AdamW with a warm-up, as the axial networks are trained, in place of the trainer's",
+        lambda _: {"optimizer_name": "adamw"},
+    ),
+    Suffix(
+        re.compile(r"lr(?=.*[1-9])(\d+(?:\.\d+)?(?:e-?\d+)?)"),
+        "_lr<X>",
+        "highest learning rate X, such as 3e-4",
+        lambda m: {"learning_rate": float(m[1])},
+    ),
+    Suffix(
         re.compile(r"seed(0|[1-9]\d*)"),
         "_seed<N>",
         "seed of the initial weights and of the workers' random streams",

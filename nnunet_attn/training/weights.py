@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from nnunet_attn.architectures.published import check_network, published_source, recognise, translate
 from nnunet_attn.errors import InputError
 from nnunet_attn.paths import TRAINER_VARIABLE
 
 # nnU-Net's load_pretrained_weights leaves these out, so that another number of classes can be trained
 SEGMENTATION_HEADS = ".seg_layers."
+NNUNET = "nnunet"
+# Where others than nnU-Net put a state dict into a checkpoint
+STATE_DICTS = ("state_dict", "model", "network_weights")
 
 
 @dataclass
@@ -50,24 +54,57 @@ def read_network_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         InputError: If there is no such file, it is not a checkpoint, or it holds no `network_weights`.
     """
+    checkpoint = _read_checkpoint(file)
+    weights = checkpoint.get("network_weights") if isinstance(checkpoint, Mapping) else None
+    if not _is_state_dict(weights):
+        raise InputError(f"{file} holds no 'network_weights'; give a checkpoint that nnU-Net wrote")
+    return _plain_names(weights)
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """Return the state dict that a file holds, alone or under one of the usual names, on the CPU.
+
+    Raises:
+        InputError: If there is no such file, it is not a checkpoint, or it holds no state dict.
+    """
+    checkpoint = _read_checkpoint(file)
+    entries = [checkpoint.get(name) for name in STATE_DICTS] if isinstance(checkpoint, Mapping) else []
+    for entry in (checkpoint, *entries):
+        if _is_state_dict(entry) and entry:
+            return _plain_names(entry)
+    raise InputError(
+        f"{file} holds no state dict, neither alone nor as {', '.join(map(repr, STATE_DICTS))}; "
+        "save one with torch.save(model.state_dict(), FILE)"
+    )
+
+
+def _read_checkpoint(file: Path) -> Any:
     if not file.is_file():
         raise InputError(f"{file}: no such file; give a checkpoint such as fold_0/checkpoint_final.pth")
     try:
         with torch.serialization.safe_globals(_numbers_in_nnunet_logs()):
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # on a file that is no checkpoint, unpickling fails with anything
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is not None:
             raise InputError(
                 f"{file} holds an object of {refused[1]}, which is not loaded, because that could run foreign code; "
-                "save its 'network_weights' alone in a file of their own, if you trust it"
+                "save its state dict ('network_weights' in nnU-Net's checkpoints) alone in a file of its own, "
+                "if you trust it"
             ) from error
         raise InputError(
             f"{file} is not a checkpoint that PyTorch can read, or it is damaged; copy or export it again"
         ) from error
-    weights = checkpoint.get("network_weights") if isinstance(checkpoint, Mapping) else None
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{file} holds no 'network_weights'; give a checkpoint that nnU-Net wrote")
+
+
+def _is_state_dict(entry: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    return isinstance(entry, Mapping) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in entry.items()
+    )
+
+
+def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights without what DataParallel and torch.compile put before their names."""
     return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in weights.items()}
 
 
@@ -157,11 +194,19 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} cannot be read as JSON ({error}); plan the data set again") from error
 
 
-def import_nnunet_weights(
-    file: Path, dataset: str, configuration: str, plans: str, trainer: str, output: Path
+def import_weights(
+    source: str, file: Path, dataset: str, configuration: str, plans: str, trainer: str, output: Path
 ) -> FitReport:
-    """Write `output`, for `-pretrained_weights`, with what fits of an nnU-Net checkpoint into a trainer's network.
+    """Write `output`, for `-pretrained_weights`, with what fits of a file's weights into a trainer's network.
 
+    Args:
+        source: What wrote the file: `nnunet`, or a published source (`nnunet_attn.architectures.published_keys`).
+        file: The checkpoint.
+        dataset: Name or number of the data set to train on.
+        configuration: Configuration of its plans.
+        plans: Name of its plans.
+        trainer: Name of the trainer, with suffixes.
+        output: File to write.
     Raises:
         InputError: If an input is missing or wrong, nothing of it fits, or `output` exists already.
     """
@@ -169,16 +214,59 @@ def import_nnunet_weights(
         raise InputError(f"{output} exists already; give another name or remove it first")
     if not output.parent.is_dir():
         raise InputError(f"the folder {output.parent} does not exist; create it first")
-    source = read_network_weights(file)
+    weights = read_network_weights(file) if source == NNUNET else _read_published(file, source)
     network = build_target(dataset, configuration, plans, trainer)
-    report = fit_weights(network, source)
-    if not any(SEGMENTATION_HEADS not in key for key in (*report.kept, *report.resampled)):
-        raise InputError(f"no weight of {file} fits into the network of {trainer}; is it of another architecture?")
+    if source != NNUNET:
+        try:
+            check_network(network, source)
+        except ValueError as error:
+            raise InputError(f"-tr {trainer}: {error}") from error
+    report = fit_weights(network, weights)
+    _refuse_trivial(report, weights, network, file, trainer)
     partial = output.with_name(f"{output.name}.partial")
     try:
         torch.save({"network_weights": network.state_dict(), "trainer_name": trainer}, partial)
         os.replace(partial, output)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{output} cannot be written ({error}); give a file in a folder of yours") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return report
+
+
+def _read_published(file: Path, source: str) -> dict[str, Tensor]:
+    weights = read_state_dict(file)
+    recognised = recognise(weights)
+    if source not in recognised:
+        remedy = (
+            f"these are of {recognised[0]}: run import-weights {recognised[0]}"
+            if recognised
+            else f"its first is {next(iter(weights))!r}; those of {source} have {published_source(source).present[0]!r}"
+        )
+        raise InputError(f"the names of the weights in {file} are not those of {source}; {remedy}")
+    try:
+        return translate(weights, source)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}; save the network's own state dict alone") from error
+
+
+def _refuse_trivial(
+    report: FitReport, weights: Mapping[str, Tensor], network: nn.Module, file: Path, trainer: str
+) -> None:
+    """Refuse weights of which nothing fits but counters, norms and what else every network of a family shares.
+
+    Raises:
+        InputError: If no matrix or kernel outside the output layers fits.
+    """
+    state = network.state_dict()
+    matrices = {key for key, value in state.items() if value.ndim > 1 and SEGMENTATION_HEADS not in key}
+    if not matrices.isdisjoint((*report.kept, *report.resampled)):
+        return
+    other = next((key for key in report.fresh if key in weights and key in matrices), None)
+    example = (
+        f"{other} is {tuple(weights[other].shape)} there and {tuple(state[other].shape)} here; "
+        "choose another trainer, or set the network's options in the plans"
+        if other is not None
+        else "is it of another architecture?"
+    )
+    raise InputError(f"no weight of {file} fits into the network of {trainer}; {example}")

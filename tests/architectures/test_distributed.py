@@ -32,8 +32,8 @@ def rank_main(rank, name, kinds, folder):
         built = build_network(network, plan, 1, 3, True, network.small_options)
         parallel = DistributedDataParallel(built)
         # nnU-Net's weights: halved each level, and next to nothing for the coarsest, so that it has a gradient
-        levels = len(plan.arch_kwargs["strides"]) - 1
-        weights = [0.5**i for i in range(levels - 1)] + [1e-6]
+        levels = len(getattr(built, "deep_supervision_scales", plan.arch_kwargs["strides"][1:]))
+        weights = [1.0] if levels == 1 else [0.5**i for i in range(levels - 1)] + [1e-6]
         loss = DeepSupervisionWrapper(
             DC_and_CE_loss({"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": True}, {},
                            dice_class=MemoryEfficientSoftDiceLoss), weights)
@@ -46,7 +46,8 @@ def rank_main(rank, name, kinds, folder):
             for key, parameter in built.named_parameters():
                 assert parameter.grad is not None and parameter.grad.isfinite().all(), key
             optimizer.step()
-        for key, value in built.state_dict().items():
+        # buffers too, but for batch norms: nnU-Net makes these synchronised, which there is only on CUDA
+        for key, value in built.named_parameters():
             both = [torch.empty_like(value) for _ in range(2)]
             distributed.all_gather(both, value.contiguous())
             assert torch.equal(*both), f"ranks differ in {key}"

@@ -108,3 +108,13 @@ def test_an_existing_data_set_is_left_alone(source: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="Dataset007_Made exists"):
         copy_cases(source, tmp_path / "raw", 3)
     assert names(tmp_path / "raw" / "Dataset007_Made") == []
+
+
+def test_a_colour_image_is_one_file_for_all_channels(source: Path, tmp_path: Path) -> None:
+    for path in [*source.glob("*Tr/*.nii.gz")]:
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".png")))
+    for path in source.glob("imagesTr/*_0001.png"):
+        path.unlink()
+    describe(source, channel_names={"0": "R", "1": "G", "2": "B"}, labels={"gland": 1}, file_ending=".png")
+    made = copy_cases(source, tmp_path / "raw", 2)
+    assert names(made / "imagesTr") == ["case_0_0000.png", "case_1_0000.png"]

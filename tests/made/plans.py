@@ -1,13 +1,14 @@
 """Plans, as nnU-Net writes them, for every kind of configuration that a network must work on."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_attn.architectures.build import PlannedUNet
-from nnunet_attn.training.network import planned_unet
+from nnunet_attn.architectures.registry import Network
+from nnunet_attn.training.network import PLANS_KEY, planned_unet
 
 REQUIRES_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
 
@@ -114,6 +115,12 @@ class Kind:
     def manager(self) -> ConfigurationManager:
         """nnU-Net's own view of the configuration."""
         return PlansManager(self.plans).get_configuration(self.configuration)
+
+    def with_options(self, network: Network) -> "Kind":
+        """The same with the options that make a network small."""
+        if not network.small_options:
+            return self
+        return replace(self, entry={**self.entry, PLANS_KEY: {network.name: dict(network.small_options)}})
 
     @property
     def planned_unet(self) -> PlannedUNet:

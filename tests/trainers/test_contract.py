@@ -11,6 +11,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_attn.architectures.registry import NETWORKS, Network
+from nnunet_attn.training.gates import gated_layers
 from tests.made.data import made_case, make_trainer
 from tests.made.plans import KINDS
 
@@ -33,12 +34,13 @@ def test_trains_validates_and_predicts(
 ) -> None:
     leaf = next(path for path in network.trainers)
     trainer_class = getattr(load_leaf(leaf), f"{leaf}_1epochs_1its_seed0")
+    made = KINDS[kind].with_options(network)
     if cannot(network, kind):
         with pytest.raises(ValueError, match=network.name):
-            make_trainer(trainer_class, KINDS[kind], tmp_path, monkeypatch)
+            make_trainer(trainer_class, made, tmp_path, monkeypatch)
         assert not any((tmp_path / "results").iterdir()), "nothing is written before the refusal"
         return
-    trainer: Any = make_trainer(trainer_class, KINDS[kind], tmp_path, monkeypatch)
+    trainer: Any = make_trainer(trainer_class, made, tmp_path, monkeypatch)
     trainer.on_train_start()
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
@@ -46,6 +48,9 @@ def test_trains_validates_and_predicts(
     step = trainer.train_step(next(trainer.dataloader_train))
     assert np.isfinite(step["loss"])
     unmoved = [key for key, value in trainer.network.named_parameters() if torch.equal(value, before[key])]
+    gates = {f"{name}.gates" for name in gated_layers(trainer.network)}
+    assert gates <= set(unmoved), "gates are frozen in the first epochs"
+    unmoved = [key for key in unmoved if key not in gates]
     # nnU-Net gives the coarsest head no weight in the loss, and weight decay leaves zeros at zero
     zero = {key for key in unmoved if not before[key].any()}
     heads = {key.rsplit(".", 1)[0] for key in set(unmoved) - zero}
@@ -63,7 +68,7 @@ def test_trains_validates_and_predicts(
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
     predicted: Any = predictor.network
     assert type(predicted).__name__ == type(trainer.network).__name__
-    image, labels = made_case(KINDS[kind], np.random.default_rng(1))
+    image, labels = made_case(made, np.random.default_rng(1))
     channels = [image]
     if trainer.is_cascaded:
         channels.extend((labels == label).astype(np.float32) for label in (1, 2))

@@ -12,7 +12,7 @@ def test_the_longest_base_wins() -> None:
 
 
 def test_each_suffix_sets_its_attribute() -> None:
-    parsed = parse_trainer_name("nnUNetTrainerGASA_100epochs_20its_NoMirroring_NoDA_fp32_seed0", BASES)
+    parsed = parse_trainer_name("nnUNetTrainerGASA_100epochs_20its_NoMirroring_NoDA_fp32_AdamW_lr3e-4_seed0", BASES)
     assert parsed.is_valid
     assert parsed.attributes == {
         "epochs": 100,
@@ -20,9 +20,19 @@ def test_each_suffix_sets_its_attribute() -> None:
         "mirroring": False,
         "augmentation": False,
         "precision": "fp32",
+        "optimizer_name": "adamw",
+        "learning_rate": 3e-4,
         "seed": 0,
     }
-    assert len(SUFFIXES) == len(parsed.attributes) + 1, "two suffixes set the precision"
+    assert len(SUFFIXES) == len(parsed.attributes) + 2, "two suffixes set the precision, two the optimiser"
+
+
+def test_learning_rates() -> None:
+    written = {"lr3e-4": 3e-4, "lr0.01": 0.01, "lr1": 1.0, "lr2.5e-5": 2.5e-5}
+    for part, value in written.items():
+        assert parse_trainer_name(f"nnUNetTrainerGASA_{part}", BASES).attributes == {"learning_rate": value}
+    for part in ("lr0", "lr0.0", "lr-1", "lr", "lr1e", "lr.1"):
+        assert parse_trainer_name(f"nnUNetTrainerGASA_{part}", BASES).unknown == (part,)
 
 
 def test_unknown_and_repeated_parts_are_named() -> None:

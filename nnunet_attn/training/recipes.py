@@ -1,0 +1,130 @@
+"""How a network is optimised: optimiser, learning rate over the epochs, and what weight decay leaves alone."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+Optimiser = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["poly", "constant"]
+_POLY_EXPONENT = 0.9  # nnU-Net's
+_LARGEST_WARMUP = 0.05  # of all epochs, so that a short training is not mostly warm-up
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An optimiser with its learning rate over the epochs.
+
+    Args:
+        optimizer: "sgd" with nnU-Net's Nesterov momentum of 0.99, "adam" (weight decay is an L2 term) or "adamw".
+        learning_rate: The highest learning rate.
+        weight_decay: Of all parameters but those of the network's `no_weight_decay()`.
+        schedule: After the warm-up "poly" falls to 0 as nnU-Net's, "constant" stays.
+        warmup_epochs: Epochs in which the learning rate grows linearly; never more than a twentieth of all, rounded up.
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    optimizer: Optimiser
+    learning_rate: float
+    weight_decay: float
+    schedule: Schedule = "poly"
+    warmup_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in {"optimizer": get_args(Optimiser), "schedule": get_args(Schedule)}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be greater than 0, got {self.learning_rate!r}")
+        for name in ("weight_decay", "warmup_epochs"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+
+    def __str__(self) -> str:
+        """The recipe in the words of a log."""
+        warmup = f" after {self.warmup_epochs} epochs of warm-up" if self.warmup_epochs else ""
+        return f"{self.optimizer}, {self.schedule} {self.learning_rate:g}{warmup}, weight decay {self.weight_decay:g}"
+
+    def learning_rate_at(self, epoch: int, epochs: int) -> float:
+        """Return the learning rate of an epoch, counted from 0, of a training of `epochs`."""
+        warmup = min(self.warmup_epochs, math.ceil(_LARGEST_WARMUP * epochs))
+        if epoch < warmup:
+            return self.learning_rate * (epoch + 1) / (warmup + 1)
+        if self.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 - (epoch - warmup) / (epochs - warmup)) ** _POLY_EXPONENT
+
+
+AXIAL_RECIPE = Recipe("adamw", learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=10)
+"""Of the networks of gated axial attention; nnU-Net's SGD is made for convolutions."""
+
+MEDT_PAPER_RECIPE = Recipe("adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant")
+"""MedT's published one (arXiv:2102.10662; the weight decay is its code's)."""
+
+
+def chosen_recipe(
+    recipe: Recipe | None, optimizer_name: Literal["sgd", "adamw"] | None, learning_rate: float | None
+) -> Recipe | None:
+    """Return a trainer's recipe with what the suffixes of its name change; None stands for nnU-Net's own."""
+    if optimizer_name is not None:
+        recipe = AXIAL_RECIPE if optimizer_name == "adamw" else None
+    if recipe is not None and learning_rate is not None:
+        recipe = replace(recipe, learning_rate=learning_rate)
+    return recipe
+
+
+class EpochSchedule:
+    """Sets the learning rate of every parameter group at the start of an epoch, as nnU-Net calls it.
+
+    It holds nothing that a checkpoint would have to keep.
+    """
+
+    def __init__(self, optimizer: Optimizer, recipe: Recipe, epochs: int) -> None:
+        self.optimizer = optimizer
+        self.recipe = recipe
+        self.epochs = epochs
+        self.step(0)
+
+    def step(self, current_step: int) -> None:
+        """Set the learning rate of the epoch `current_step`."""
+        learning_rate = self.recipe.learning_rate_at(current_step, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+
+def build_optimizer(network: nn.Module, recipe: Recipe, epochs: int) -> tuple[Optimizer, EpochSchedule]:
+    """Return a recipe's optimiser of all parameters of a network, and its learning rate over `epochs`."""
+    parameters, rate, decay = list(network.parameters()), recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, rate, momentum=0.99, nesterov=True, weight_decay=decay)
+    else:
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(parameters, rate, weight_decay=decay)
+    return optimizer, EpochSchedule(optimizer, recipe, epochs)
+
+
+def spare_from_weight_decay(optimizer: Optimizer, network: nn.Module) -> None:
+    """Move the parameters of a network's `no_weight_decay()`, if it has that, to a group of their own without decay.
+
+    Args:
+        optimizer: Of the network's parameters, in one group.
+        network: The network itself, not a wrapper of it, because wrappers change the names.
+    Raises:
+        ValueError: If one of the names is not a parameter of the network.
+    """
+    names = set(getattr(network, "no_weight_decay", set)())
+    if not names:
+        return
+    parameters = dict(network.named_parameters())
+    if unknown := names - parameters.keys():
+        raise ValueError(
+            f"{type(network).__name__}.no_weight_decay() names {', '.join(sorted(unknown))}, which are no parameters"
+        )
+    spared = [parameter for name, parameter in parameters.items() if name in names]
+    (group,) = optimizer.param_groups
+    group["params"] = [parameter for name, parameter in parameters.items() if name not in names]
+    optimizer.add_param_group({**group, "params": spared, "weight_decay": 0.0})
