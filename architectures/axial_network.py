@@ -39,7 +39,8 @@ class AxialNetwork(nn.Module):
         depths: Blocks of the four stages.
         num_heads: Attention heads; every number of features must be an even multiple of it.
         stem_channels: Outer and inner channels of the stem.
-        stem_pool: Averaging behind the stem, one number per axis; None is none, as published.
+        stem_pool: Averaging behind the stem of a branch on the whole image, one number per axis; None is none, as
+            published. Cells of a grid are not averaged.
         gate_position: See `GatedAxialAttention`; only for networks with gates.
         heads: Output layers: at full resolution, and one more for each next coarser map of the decoder.
         deep_supervision: Return the logits of all output layers; the parameters are the same with and without.
@@ -106,31 +107,38 @@ class AxialNetwork(nn.Module):
         self,
         variant: Variant,
         stages: int | None = None,
-        image_size: Sequence[int] | None = None,
-        stem_channels: Sequence[int] | None = None,
     ) -> AxialBranch:
-        """Build a branch; `stages` leaves out the deeper ones and what lies below them."""
-        image_size = self.patch_size if image_size is None else image_size
-        strides, pool = _legal(image_size, self.strides, self.stem_pool)
+        """Build a branch on the whole image; `stages` leaves out the deeper ones and what lies below them."""
+        return self._branch_on(self.patch_size, variant, stages, self.stem_channels, self.stem_pool)
+
+    def _local_branch(self, variant: Variant, grid: Sequence[int], local_stem: int) -> AxialBranch:
+        """Build a branch on the cells of a grid, with a stem of its own width and, as published, no averaging in it."""
+        if type(local_stem) is not int or local_stem < 1:
+            raise ValueError(f"local_stem must be an integer of at least 1, got {local_stem!r}")
+        stem = (local_stem, self.stem_channels[1])
+        return self._branch_on(reduced(self.patch_size, grid), variant, None, stem, (1,) * len(grid))
+
+    def _branch_on(
+        self,
+        image_size: Sequence[int],
+        variant: Variant,
+        stages: int | None,
+        stem_channels: Sequence[int],
+        stem_pool: Sequence[int],
+    ) -> AxialBranch:
+        strides, pool = _legal(image_size, self.strides, stem_pool)
         return AxialBranch(
             self.input_channels,
             image_size,
             strides[:stages],
             self.features[:stages],
             self.depths[:stages],
-            self.stem_channels if stem_channels is None else stem_channels,
+            stem_channels,
             pool,
             self.num_heads,
             variant,
             self.gate_position,
         )
-
-    def _local_branch(self, variant: Variant, grid: Sequence[int], local_stem: int) -> AxialBranch:
-        """Build a branch that works on the cells of a grid, with a stem of its own width."""
-        if type(local_stem) is not int or local_stem < 1:
-            raise ValueError(f"local_stem must be an integer of at least 1, got {local_stem!r}")
-        cell = reduced(self.patch_size, grid)
-        return self._branch(variant, image_size=cell, stem_channels=(local_stem, self.stem_channels[1]))
 
     def _supervise(self, branch: AxialBranch) -> None:
         """Note the sizes of the maps that the output layers behind the first one work on."""

@@ -134,7 +134,7 @@ class _Lines:
         else:
             scores = torch.bmm(self.content_query.transpose(1, 2), self.key)
         if not len(query_table):
-            return torch.softmax(scores, -1)
+            return _softmax(scores)
         if rows <= _THIN:
             for row in range(rows):
                 scores.addcmul_(self.position_query[:, row, :, None], query_table[row])
@@ -146,7 +146,16 @@ class _Lines:
         else:
             by_key = torch.bmm(self.position_key.permute(2, 0, 1), key_table.permute(2, 0, 1))  # j n i
             scores += by_key.view(length, -1).t().contiguous().view(scores.shape)
+        return _softmax(scores)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """(n i j) -> (n i j), over j."""
+    length = scores.shape[-1]
+    if length >= _SHORT:
         return torch.softmax(scores, -1)
+    # PyTorch's CPU kernel fills a vector register with keys, or else goes number by number; so: with queries
+    return torch.softmax(scores.view(-1, length).t().contiguous(), 0).t().contiguous().view(scores.shape)
 
 
 def _over_keys(left: Tensor, weights: Tensor) -> Tensor:
