@@ -65,7 +65,7 @@ def test_every_trainer_is_explained() -> None:
 @pytest.mark.parametrize("network", [n for n in NETWORKS if n.class_path], ids=lambda network: network.name)
 def test_every_option_is_on_the_networks_page(network: Network) -> None:
     class_path = network.class_path or ""
-    page = text(f"docs/reference/{class_path.split('.')[-2].replace('_', '-')}.md")
+    page = text(f"docs/reference/networks/{class_path.split('.')[-2].replace('_', '-')}.md")
     assert not [option for option in option_names(network) if f"| `{option}` |" not in page]
     assert class_path in text("docs/reference/networks.md")
 
@@ -125,7 +125,7 @@ def test_commands_parse_and_trainer_names_exist(page: Path) -> None:
             for beginning, parser in PARSERS.items():
                 if line.startswith(f"{beginning} "):
                     parser.parse_args(shlex.split(line.removeprefix(beginning)))
-        for name in re.findall(r"nnUNetTrainer\w+", block):
+        for name in re.findall(r"nnUNetTrainer\w+(?:[.-]\d+)?", block):
             assert parse_trainer_name(name.split("__")[0], trainer_names()).is_valid, name
 
 

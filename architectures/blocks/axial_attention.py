@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from nnunet_attn.architectures.blocks.axial_function import relative_attention, similarity_statistics
+from nnunet_attn.architectures.blocks.axial_function import relative_attention
+from nnunet_attn.architectures.blocks.axial_statistics import similarity_statistics
 from nnunet_attn.architectures.shapes import FeatureMap
 
 Variant = Literal["gated", "plain", "no_position"]
@@ -29,7 +30,7 @@ class SimilarityNorm(nn.Module):
     Args:
         num_terms: 3 with positions (q.k, q.Rq, k.Rk), else 1.
         num_heads: Heads; statistics are of each term and head.
-    Source: arXiv:2102.10662, Fig. 2; the norm of the stacked similarities.
+    Source: the published code of arXiv:2102.10662 and arXiv:2003.07853, which norm the stacked similarities.
     """
 
     eps = 1e-5
@@ -266,6 +267,9 @@ def resampled_table(table: Tensor, length: int) -> Tensor:
 
     The outermost offsets stay the outermost, and offset 0 stays in the middle.
     """
+    if length == 1:
+        middle = table.shape[1] // 2
+        return table[:, middle : middle + 1]
     return F.interpolate(table[None], size=2 * length - 1, mode="linear", align_corners=True)[0]
 
 

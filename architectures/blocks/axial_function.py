@@ -1,10 +1,7 @@
 """The arithmetic of axial attention with relative positions: the one place where a fused kernel can be put.
 
-Two operators, known to `torch.compile` as single nodes with their own backward passes:
-
-- `similarity_statistics` gives the batch statistics of the similarities without forming them;
-- `relative_attention` attends line by line in chunks, and its backward pass computes the similarities anew, so that
-  nothing of size length x length outlives a chunk.
+One operator, known to `torch.compile` as a single node with its own backward pass. It attends line by line in chunks,
+and its backward pass computes the similarities anew, so that nothing of size length x length outlives a chunk.
 
 Lines come packed: (lines heads 2c length), and the 2c rows of a head are [query c/2, key c/2, value c].
 Relative tables are (2c 2*length-1), rows in the same order, shared by all heads and lines.
@@ -18,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 # Elements of one chunk's similarities. On a CPU they should stay in the cache (4 MiB in float32); on a GPU a chunk
 # should fill the device.
@@ -44,31 +41,10 @@ def relative_attention(packed: Tensor, relative: Tensor | None, scales: Tensor, 
         chunk_elements: Similarities computed at once; 0 chooses by device. The result does not depend on it beyond
             rounding.
     """
-    return _attend(packed, _or_none(relative, packed), scales, chunk_elements)
+    return _attend(packed, table_or_none(relative, packed), scales, chunk_elements)
 
 
-def similarity_statistics(
-    packed: Tensor, relative: Tensor | None, weight: Tensor, eps: float, synchronise: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what a batch norm of the similarities would scale them with, and its statistics.
-
-    (lines heads 2c length) -> scales weight / sqrt(variance + eps) (terms heads), differentiable; and without gradient
-    mean and variance (terms heads) and the count behind them. Terms are q.k, q.Rq, k.Rk, or q.k alone without a table.
-
-    From Gram matrices: sum_ij (q_i.k_j)^2 = <Q Q^T, K K^T>, and sum_j (q_i.r_ij)^2 = q_i^T (sum_j r_ij r_ij^T) q_i. In
-    float64, since the variance is a small difference where the mean is large.
-
-    Args:
-        packed: Queries, keys and values; see the module's text.
-        relative: Table (2c 2*length-1), or None.
-        weight: Weight of the norm, (terms * heads).
-        eps: Added to the variance.
-        synchronise: Take the statistics over all ranks of the default process group.
-    """
-    return _statistics(packed, _or_none(relative, packed), weight, eps, synchronise)[:4]
-
-
-def _or_none(relative: Tensor | None, packed: Tensor) -> Tensor:
+def table_or_none(relative: Tensor | None, packed: Tensor) -> Tensor:
     """Operators take tensors only: a table without rows stands for none."""
     return packed.new_empty(0, 2 * packed.shape[-1] - 1) if relative is None else relative
 
@@ -78,7 +54,7 @@ def _parts(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return packed[..., :half, :], packed[..., half : 2 * half, :], packed[..., 2 * half :, :]
 
 
-def _expanded(relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def expanded_tables(relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Tables as matrices over query i and key j: Rq(i-j), Rk(j-i), Rv(i-j), each (rows length length)."""
     rows, width = relative.shape
     length, half = (width + 1) // 2, rows // 4
@@ -88,18 +64,19 @@ def _expanded(relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return query_minus_key[:half], key_minus_query[half : 2 * half], query_minus_key[2 * half :]
 
 
-def _folded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The gradient of the tables from those of the matrices: sums along diagonals. Reverse of `_expanded`."""
+def folded_tables(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The gradient of the tables from those of the matrices: sums along diagonals. Reverse of `expanded_tables`."""
     length = query.shape[-1]
     aligned = torch.cat([query.flip(2), key.flip(1), value.flip(2)])  # element a b belongs to column a + b
     rows = len(aligned)
     # rows of a matrix of width 2*length, each shifted by one more: its columns are the diagonals
     skewed = aligned.new_zeros(rows, length, 2 * length)
     skewed.as_strided((rows, length, length), (2 * length * length, 2 * length + 1, 1)).copy_(aligned)
-    return skewed.sum(1)[:, : 2 * length - 1]
+    return skewed.sum(1)[:, : 2 * length - 1].contiguous()
 
 
-def _compute_type(tensor: Tensor) -> torch.dtype:
+def compute_type(tensor: Tensor) -> torch.dtype:
+    """Return the type to compute in: float32 at least."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
@@ -202,11 +179,11 @@ def _through_softmax(grad: Tensor, probabilities: Tensor) -> Tensor:
 
 @torch.library.custom_op("nnunet_attn::relative_attention", mutates_args=())
 def _attend(packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int) -> Tensor:
-    dtype = _compute_type(packed)
+    dtype = compute_type(packed)
     lines, heads, rows, length = packed.shape
     positions = bool(len(relative))
     output = packed.new_empty(1 + positions, lines, heads, rows // 2, length)
-    query_table, key_table, value_table = (table.contiguous() for table in _expanded(relative.to(dtype)))
+    query_table, key_table, value_table = (table.contiguous() for table in expanded_tables(relative.to(dtype)))
     scales = scales.to(dtype)
     for chunk in _chunks(packed, chunk_elements):
         part = _Lines(packed[chunk], scales, dtype)
@@ -227,11 +204,11 @@ def _(packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int) -> 
 def _attend_backward(
     grad: Tensor, packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _compute_type(packed)
+    dtype = compute_type(packed)
     rows = packed.shape[2] // 4
     positions = bool(len(relative))
     grad_packed = torch.empty_like(packed)
-    tables = tuple(table.contiguous() for table in _expanded(relative.to(dtype)))
+    tables = tuple(table.contiguous() for table in expanded_tables(relative.to(dtype)))
     query_table, key_table, value_table = tables
     grad_query_table, grad_key_table, grad_value_table = (torch.zeros_like(table) for table in tables)
     scale = scales.to(dtype)
@@ -270,7 +247,7 @@ def _attend_backward(
         target[:, :, 2 * rows :] = grad_of_value.reshape(part.shape)
     grad_relative = torch.zeros_like(relative)
     if positions:
-        grad_relative = _folded(grad_query_table, grad_key_table, grad_value_table).to(relative.dtype)
+        grad_relative = folded_tables(grad_query_table, grad_key_table, grad_value_table).to(relative.dtype)
     return grad_packed, grad_relative, grad_scales.to(scales.dtype)
 
 
@@ -291,143 +268,3 @@ def _attend_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _attend.register_autograd(_attend_gradient, setup_context=_keep_inputs)
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    """In float64, or float32 on devices that know no other."""
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
-
-
-def _queries_and_keys(packed: Tensor) -> Tensor:
-    """(lines heads 2c length) -> (lines heads 2 rows length)."""
-    return packed[:, :, : packed.shape[2] // 2].unflatten(2, (2, -1))
-
-
-def _table_sums(relative: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the query's table over keys and of the key's over queries, (2 rows length), and of r r^T, (length 2 rows
-    rows)."""
-    query, key, _ = _expanded(relative)
-    both = torch.stack([query, key.transpose(1, 2)])  # own position, then the other's
-    by_position = both.permute(2, 0, 1, 3)
-    return both.sum(-1), by_position @ by_position.transpose(-1, -2)
-
-
-def _moments(packed: Tensor, relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums and sums of squares of each term (2 terms heads), and x x^T of every line (lines heads 2 rows rows) and of
-    every position (heads length 2 rows rows)."""
-    parts = _queries_and_keys(packed)
-    exact = _exact(parts)
-    by_line = exact @ exact.transpose(-1, -2)
-    totals = exact.sum(-1)
-    sums = [(totals[:, :, 0] * totals[:, :, 1]).sum((0, 2))]
-    squares = [(by_line[:, :, 0] * by_line[:, :, 1]).sum((0, 2, 3))]
-    by_position = exact.new_empty(0)
-    if len(relative):
-        table_totals, table_products = _table_sums(_exact(relative))
-        lines_last = _exact(parts.permute(1, 4, 2, 3, 0).contiguous())
-        by_position = lines_last @ lines_last.transpose(-1, -2)
-        sums.extend((exact.sum(0) * table_totals).sum((2, 3)).t())
-        squares.extend((by_position * table_products).sum((1, 3, 4)).t())
-    return torch.stack([torch.stack(sums), torch.stack(squares)]), by_line, by_position
-
-
-@torch.library.custom_op("nnunet_attn::similarity_statistics", mutates_args=())
-def _statistics(
-    packed: Tensor, relative: Tensor, weight: Tensor, eps: float, synchronise: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    moments, by_line, by_position = _moments(packed, relative)
-    count = moments.new_tensor(len(packed) * packed.shape[-1] ** 2)
-    if synchronise:
-        everything = torch.cat([moments.flatten(), count[None]])
-        distributed.all_reduce(everything)
-        moments, count = everything[:-1].view_as(moments), everything[-1].clone()
-    mean, square = moments / count
-    variance = (square - mean.square()).clamp_(min=0)
-    scales = weight.view(variance.shape) * torch.rsqrt(variance + eps).to(weight.dtype)
-    # the backward pass is as exact as that of a batch norm over the similarities would be
-    dtype = _compute_type(packed)
-    return scales, mean.clone(), variance, count, by_line.to(dtype), by_position.to(dtype)
-
-
-@_statistics.register_fake
-def _(
-    packed: Tensor, relative: Tensor, weight: Tensor, eps: float, synchronise: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    lines, heads, rows, length = packed.shape
-    rows //= 4
-    positions = bool(len(relative))
-    terms = 1 + 2 * positions
-    dtype = torch.float32 if packed.device.type == "mps" else torch.float64
-    return (
-        weight.new_empty(terms, heads),
-        packed.new_empty(terms, heads, dtype=dtype),
-        packed.new_empty(terms, heads, dtype=dtype),
-        packed.new_empty((), dtype=dtype),
-        packed.new_empty(lines, heads, 2, rows, rows, dtype=_compute_type(packed)),
-        packed.new_empty((heads, length, 2, rows, rows) if positions else (0,), dtype=_compute_type(packed)),
-    )
-
-
-@torch.library.custom_op("nnunet_attn::similarity_statistics_backward", mutates_args=())
-def _statistics_backward(
-    grad: Tensor,
-    packed: Tensor,
-    relative: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    count: Tensor,
-    by_line: Tensor,
-    by_position: Tensor,
-    eps: float,
-    synchronise: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    inverse = torch.rsqrt(variance + eps)
-    grad = _exact(grad)
-    grad_weight = (grad * inverse).flatten().to(weight.dtype)
-    # scale = weight (variance + eps)^-1/2 and variance = squares / count - (sums / count)^2, at least 0
-    of_variance = torch.where(variance > 0, grad * _exact(weight).view(grad.shape) * inverse**3 / -2, 0) / count
-    if synchronise:
-        distributed.all_reduce(of_variance)
-    dtype = _compute_type(packed)
-    sums, squares = (-2 * mean * of_variance).to(dtype), (2 * of_variance).to(dtype)
-
-    parts = _queries_and_keys(packed.to(dtype))
-    heads, rows = packed.shape[1], parts.shape[3]
-    result = (squares[0].view(heads, 1, 1, 1) * by_line.flip(2)) @ parts
-    result += (sums[0].view(heads, 1, 1) * parts.sum(-1)).flip(2)[..., None]
-    grad_relative = torch.zeros_like(relative)
-    if len(relative):
-        tables = _expanded(relative.to(dtype))
-        totals, products = _table_sums(relative.to(dtype))
-        of_sum, of_square = sums[1:].t()[:, :, None, None], squares[1:].t()[:, None, :, None, None]
-        # (heads length 2 rows rows) @ (heads length 2 rows lines)
-        quadratic = (of_square * products) @ parts.permute(1, 4, 2, 3, 0).contiguous()
-        result += quadratic.permute(4, 0, 2, 3, 1)
-        result += of_sum * totals
-        linear = (of_sum * parts.sum(0)).sum(0)  # (2 rows length)
-        both = torch.stack([tables[0], tables[1].transpose(1, 2)]).permute(2, 0, 1, 3)
-        grad_both = ((of_square * by_position).sum(0) @ both).permute(1, 2, 0, 3) + linear[..., None]
-        folded = _folded(grad_both[0], grad_both[1].transpose(1, 2), torch.zeros_like(tables[2]))
-        grad_relative = folded.to(relative.dtype)
-    grad_packed = torch.empty_like(packed)
-    grad_packed[:, :, : 2 * rows] = result.flatten(2, 3)
-    grad_packed[:, :, 2 * rows :] = 0
-    return grad_packed, grad_relative, grad_weight
-
-
-@_statistics_backward.register_fake
-def _(grad: Tensor, packed: Tensor, relative: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(packed), torch.empty_like(relative), torch.empty_like(weight)
-
-
-def _keep_for_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.eps, ctx.synchronise = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
-
-
-def _statistics_gradient(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_statistics_backward(grad, *ctx.saved_tensors, ctx.eps, ctx.synchronise), None, None)
-
-
-_statistics.register_autograd(_statistics_gradient, setup_context=_keep_for_statistics)

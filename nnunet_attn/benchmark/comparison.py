@@ -27,8 +27,8 @@ MEANING = {
     "peak_memory_bytes": "held_bytes + allocated_bytes",
     "forward_flops": "torch.utils.flop_counter: convolutions, matrix products and attention of one forward pass of the "
     "whole batch; a multiplication and an addition count as 2; norms, activations and softmax are not counted",
-    "equality": "where a transcription of a published network is measured: the others have its weights, moved a little; "
-    "largest difference of their outputs from its outputs, eval mode, float32; tolerance relative to the largest output",
+    "equality": "where a transcription of a published network is measured: the others have its weights; largest "
+    "difference of their outputs from its outputs, eval mode, float32; the tolerance is relative to the largest output",
     "ratios": "over the reference network; of times: median and quartiles of the ratio of each round, the variants "
     "measured one right after the other in every round, in the opposite order in every second round",
 }

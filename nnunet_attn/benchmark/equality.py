@@ -11,8 +11,8 @@ from nnunet_attn.architectures.published import check_network, load_published_we
 from nnunet_attn.benchmark.variants import Variant
 from nnunet_attn.errors import InputError
 
-# Of the largest output: some fifty layers in float32, each with its own order of sums
-TOLERANCE = 1e-4
+# Of the largest output. Float32 gives less than 1e-6; two channels of one norm exchanged, 3e-4.
+TOLERANCE = 2e-5
 
 
 def equalise(variants: Sequence[Variant], image: Tensor, seed: int, tolerance: float = TOLERANCE) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def equalise(variants: Sequence[Variant], image: Tensor, seed: int, tolerance: f
     for variant in takers:
         for module in (variant.inference, variant.training):
             _fill(variant.name, module, state, giver)
-    with torch.no_grad(), _exact_convolutions():
+    with torch.no_grad(), exact_convolutions():
         wanted = giver.inference(image).float()
         found = {
             variant.name: float((variant.inference(image).float() - wanted).abs().max().double()) for variant in takers
@@ -58,9 +58,9 @@ def equalise(variants: Sequence[Variant], image: Tensor, seed: int, tolerance: f
 
 
 def moved(state: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Return a state dict with every number of the floats moved a little upwards or by up to a tenth of itself.
+    """Return a state dict with every floating-point number moved a little; variances stay positive.
 
-    Freshly drawn norms are all alike, and a mistake in their order would not be seen.
+    Freshly drawn norms and gates are all alike, and a mistake in their order would not be seen.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -68,7 +68,9 @@ def moved(state: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
         return torch.rand(like.shape, generator=generator).to(like)
 
     return {
-        key: value * (0.9 + 0.2 * uniform(value)) + 0.02 * uniform(value) if value.is_floating_point() else value
+        key: value * (0.5 + uniform(value)) + (0 if "var" in key else 0.1) * (uniform(value) - 0.5)
+        if value.is_floating_point()
+        else value
         for key, value in state.items()
     }
 
@@ -104,8 +106,8 @@ def _fill(name: str, module: nn.Module, state: Mapping[str, Tensor], giver: Vari
 
 
 @contextmanager
-def _exact_convolutions() -> Iterator[None]:
-    """Without TF32, which rounds the factors of a product to 10 bits on CUDA."""
+def exact_convolutions() -> Iterator[None]:
+    """Do without TF32, which rounds the factors of a product to 10 bits on CUDA."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -180,6 +180,7 @@ def _run(args: argparse.Namespace, root: Path, dataset: str, trainer: str, train
     return {
         "trainer": trainer,
         "dice": found["foreground_mean"]["Dice"],
+        "iou": found["foreground_mean"]["IoU"],
         "dice_per_label": {label: values["Dice"] for label, values in found["mean"].items()},
         "validation_cases": len(found["metric_per_case"]),
         "wall_seconds": seconds,
@@ -189,6 +190,17 @@ def _run(args: argparse.Namespace, root: Path, dataset: str, trainer: str, train
 def _name(args: argparse.Namespace, base: str, seed: int, trained: bool) -> str:
     budget = f"_{args.epochs}epochs_{args.its}its" if trained else ""
     return f"{base}{budget}{'' if args.mirroring else '_NoMirroring'}_seed{seed}"
+
+
+def _means(runs: Sequence[Mapping[str, Any]], trainers: Sequence[str], metric: str) -> dict[str, dict[str, float]]:
+    """Mean of a metric over seeds, for each trainer untrained and trained."""
+    return {
+        base: {
+            state: fmean(run[metric] for run in runs if run["network"] == base and run["trained"] is trained)
+            for state, trained in (("untrained", False), ("trained", True))
+        }
+        for base in trainers
+    }
 
 
 def study(args: argparse.Namespace, root: Path, console: Console) -> dict[str, Any]:
@@ -210,18 +222,12 @@ def study(args: argparse.Namespace, root: Path, console: Console) -> dict[str, A
                 }
                 console.print(f"{name}: Dice {run['dice']:.3f}" + ("" if trained else " (untrained)"))
                 runs.append(run)
-    means = {
-        base: {
-            state: fmean(run["dice"] for run in runs if run["network"] == base and run["trained"] is trained)
-            for state, trained in (("untrained", False), ("trained", True))
-        }
-        for base in args.trainers
-    }
+    means, iou = _means(runs, args.trainers, "dice"), _means(runs, args.trainers, "iou")
     reference = means[args.trainers[0]]["trained"]
     plans = json.loads((root / "preprocessed" / dataset / f"{PLANS_NAME}.json").read_text(encoding="utf-8"))
     entry = plans["configurations"][args.configuration]
     return {
-        "what": "Dice of nnU-Net's own validation, fold 0, mean over labels and cases",
+        "what": "Dice (F1) and IoU of nnU-Net's own validation, fold 0, mean over labels and cases",
         "dataset": dataset,
         "cases": settings["cases"],
         "configuration": settings["configuration"],
@@ -235,19 +241,21 @@ def study(args: argparse.Namespace, root: Path, console: Console) -> dict[str, A
         "reference": args.trainers[0],
         "seeds": args.seeds,
         "mean_dice": means,
+        "mean_iou": iou,
         "difference_to_reference": {base: means[base]["trained"] - reference for base in args.trainers},
         "runs": runs,
     }
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """Return mean Dice over seeds, untrained and trained, and the difference to the reference."""
+    """Return mean Dice over seeds, untrained and trained, the difference to the reference, and the IoU."""
     made = Table(title=f"{result['dataset']}, fold 0, {len({run['seed'] for run in result['runs']})} seeds")
-    for heading in ("trainer", "untrained", "trained", f"minus {result['reference']}"):
+    for heading in ("trainer", "untrained", "trained", f"minus {result['reference']}", "IoU"):
         made.add_column(heading, justify="left" if heading == "trainer" else "right")
     for base, dice in result["mean_dice"].items():
         difference = f"{result['difference_to_reference'][base]:+.3f}"
-        made.add_row(base, f"{dice['untrained']:.3f}", f"{dice['trained']:.3f}", difference)
+        iou = f"{result['mean_iou'][base]['trained']:.3f}"
+        made.add_row(base, f"{dice['untrained']:.3f}", f"{dice['trained']:.3f}", difference, iou)
     return made
 
 

@@ -146,8 +146,8 @@ def held_bytes(network: nn.Module, *inputs: torch.Tensor) -> int:
 def forward_flops(network: nn.Module, image: torch.Tensor) -> int:
     """Return the operations of one forward pass, a multiplication and an addition counting as 2.
 
-    Covers convolutions, matrix products, scaled dot-product attention and axial attention; not normalisation, activation, softmax,
-    interpolation or additions.
+    Covers convolutions, matrix products and attention, scaled dot-product or axial; not normalisation, activation,
+    softmax, interpolation or additions.
     """
     own: dict[Any, Any] = {torch.ops.nnunet_attn.relative_attention: _relative_attention_flops}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=own) as counter:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from nnunet_attn.errors import InputError
 
+KINDS = ("forward", "step")
 Results = Mapping[str, Mapping[str, Any]]
 
 _INDEX = """# Measured results
@@ -19,6 +20,8 @@ Every figure here was measured by a script of this repository; the JSON files ho
 `python -m nnunet_attn.benchmark.pages docs/results` makes these pages from them.
 
 - [Speed and memory](speed.md)
+- [Growth with the image](growth.md)
+- [Single layers](layer.md)
 - [Learning under a small budget](learning.md)
 """
 
@@ -26,14 +29,35 @@ _NO_CUDA = """
 Nothing here was measured on CUDA.
 """
 
-_SPEED = """# Speed and memory
-
-Ratios are over the plain U-Net of the same plans, measured in one process with the variants interleaved. On the CPU
-time is process CPU time at one thread, the median over rounds of each round's ratio, with the quartiles in brackets;
-memory is what is held (parameters, buffers, input) plus the exact peak of the allocator's events. FLOPs are of one
-forward pass, a multiplication and an addition counted as two. A step is forward and backward with deep supervision,
-without the optimiser. See [how to measure](../how-to/measure-speed.md).
+# What the pages of all measurements of speed say alike
+_HOW = """
+On the CPU time is process CPU time at one thread; memory is what is held (parameters, buffers, input) plus the exact
+peak of the allocator's events. Ratios are medians over rounds of each round's ratio, measured in one process with the
+variants interleaved, with the quartiles in brackets. See [how to measure](../how-to/measure-speed.md).
 """
+
+_SPEED = f"""# Speed and memory
+
+Ratios are over the first network of each table: the plain U-Net of the same plans, or a direct transcription of the
+published network (`slow_*`, in `tests/reference`), which has the same weights. `slow_medt` runs the cells of the grid
+one after another, as published; `slow_medt_folded` has them in the batch. A step is forward and backward with deep
+supervision, without the optimiser. FLOPs are of one forward pass, a multiplication and an addition counted as two;
+not counted are the transcription's products over a single channel, which PyTorch makes elementwise ones.
+{_HOW}"""
+
+_GROWTH = f"""# Growth with the image
+
+Time and memory of a forward pass in eval mode and of a training step (forward and backward), on square images. `alpha`
+is the exponent of time or memory ~ pixels^alpha by least squares; in brackets, that between the two largest sizes
+alone, where what does not grow weighs least. `slow_*` is the direct transcription of the published network, where it
+was measured.
+{_HOW}"""
+
+_LAYER = f"""# Single layers
+
+Gated axial attention against its direct transcription (`DirectAxialAttention` in `tests/reference`), with the same
+weights. Eval is a forward pass without gradients, train one with the backward pass to parameters and input.
+{_HOW}"""
 
 _LEARNING = """# Learning under a small budget
 
@@ -86,29 +110,100 @@ def speed_page(results: Results) -> str:
         for name, network in result["networks"].items():
             ratio = result["ratios"].get(name)
             rows.append([name, *_speed_cells(network, ratio)])
-        heading = ("network", "forward, s", "step, s", "step peak, MiB", "parameters", "GFLOP forward")
+        memory = ("forward peak, MiB", "step peak, MiB")
+        heading = ("network", "forward, s", "step, s", *memory, "parameters", "GFLOP forward")
         parts += [_table(heading, rows), _measured_with(result, file)]
+        if equality := result.get("equality"):
+            told = ", ".join(f"{name} by {value:.1e}" for name, value in equality["max_abs_difference"].items())
+            largest = f"the largest output is {equality['largest_output']:.2g}"
+            parts.append(
+                f"With the weights of {equality['weights_of']}, outputs in eval mode differ: {told}; {largest}.\n"
+            )
     return "\n".join(parts)
 
 
 def _speed_cells(network: Mapping[str, Any], ratio: Mapping[str, Any] | None) -> list[str]:
-    seconds = [f"{network['seconds'][kind]['median']:.3f}" for kind in ("forward", "step")]
+    seconds = [f"{network['seconds'][kind]['median']:.3f}" for kind in KINDS]
     cells = [
         *seconds,
-        f"{network['peak_memory_bytes']['step'] / 2**20:.1f}",
+        *(f"{network['peak_memory_bytes'][kind] / 2**20:.1f}" for kind in KINDS),
         f"{network['parameters']:,}",
         f"{network['forward_flops'] / 1e9:.3f}",
     ]
     if ratio is None:
         return cells
-    times = [ratio["seconds"][kind] for kind in ("forward", "step")]
     ratios = [
-        *(f"{time['median']:.4f} [{time['q25']:.4f}, {time['q75']:.4f}]" for time in times),
-        f"{ratio['peak_memory_bytes']['step']:.4f}",
+        *(_spread(ratio["seconds"][kind]) for kind in KINDS),
+        *(f"{ratio['peak_memory_bytes'][kind]:.4f}" for kind in KINDS),
         f"{ratio['parameters']:.4f}",
         f"{ratio['forward_flops']:.4f}",
     ]
     return [f"{cell} ({factor})" for cell, factor in zip(cells, ratios, strict=True)]
+
+
+def _spread(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.4f} [{ratio['q25']:.4f}, {ratio['q75']:.4f}]"
+
+
+def growth_page(results: Results) -> str:
+    """Return the page of all `growth-*.json`, as Markdown."""
+    parts = [_GROWTH]
+    for file, result in results.items():
+        settings = result["settings"]
+        parts.append(
+            f"## {settings['network']}, {settings['device']}, {settings['precision']}"
+            + (", compiled" if settings["compile"] else "")
+            + f", batch {settings['batch_size']}, at most {settings['rounds']} rounds\n"
+        )
+        rows = []
+        for size in result["sizes"]:
+            for name, network in size["networks"].items():
+                times = [f"{network['seconds'][kind]['median']:.3f}" for kind in KINDS]
+                if ratio := size["ratios"].get(name):
+                    pairs = zip(times, (_spread(ratio["seconds"][kind]) for kind in KINDS), strict=True)
+                    times = [f"{time} ({factor})" for time, factor in pairs]
+                memory = [f"{network['peak_memory_bytes'][kind] / 2**20:.1f}" for kind in KINDS]
+                rows.append([name, f"{size['side']} x {size['side']}", str(size["rounds"]), *times, *memory])
+        for name, own in result["exponents"].items():
+            alphas = [
+                f"{own[quantity][kind]:.2f} ({own[quantity]['of_the_largest'][kind]:.2f})"
+                for quantity in ("seconds", "peak_memory_bytes")
+                for kind in KINDS
+            ]
+            rows.append([name, f"alpha, {own['sides'][0]} to {own['sides'][-1]}", "", *alphas])
+        heading = ("network", "image", "rounds", "forward, s", "step, s", "forward peak, MiB", "step peak, MiB")
+        parts += [_table(heading, rows), _measured_with(result, file)]
+    return "\n".join(parts)
+
+
+def layer_page(results: Results) -> str:
+    """Return the page of all `layer-*.json`, as Markdown."""
+    parts = [_LAYER]
+    for file, result in results.items():
+        settings = result["settings"]
+        axis = ("height", "width")[settings["axis"]]
+        parts.append(
+            f"## Along the {axis}, {settings['device']}, {settings['precision']}"
+            + (", compiled" if settings["compile"] else "")
+            + f", {settings['num_heads']} heads, {settings['rounds']} rounds\n"
+        )
+        rows = []
+        for layer in result["layers"]:
+            (own,) = (name for name in layer["networks"] if name != settings["reference_network"])
+            network, ratio = layer["networks"][own], layer["ratios"][own]
+            times = [
+                f"{1000 * network['seconds'][kind]['median']:.2f} ({_spread(ratio['seconds'][kind])})" for kind in KINDS
+            ]
+            memory = [
+                f"{network['peak_memory_bytes'][kind] / 2**20:.1f} ({ratio['peak_memory_bytes'][kind]:.4f})"
+                for kind in KINDS
+            ]
+            sizes = [str(layer[key]) for key in ("channels", "length", "lines")]
+            rows.append([layer["variant"], *sizes, *times, *memory, f"{layer['equality']['eval']:.1e}"])
+        heading = ("variant", "channels", "length", "lines", "eval, ms", "train, ms", "eval peak, MiB")
+        heading = (*heading, "train peak, MiB", "largest relative difference")
+        parts += [_table(heading, rows), _measured_with(result, file)]
+    return "\n".join(parts)
 
 
 def learning_page(results: Results) -> str:
@@ -147,12 +242,16 @@ def pages(folder: Path) -> dict[str, str]:
         return {path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(pattern))}
 
     try:
-        speed, learning = read("speed-*.json"), read("learning-*.json")
-        return {
-            "README.md": index_page([*speed.values(), *learning.values()]),
-            "speed.md": speed_page(speed),
-            "learning.md": learning_page(learning),
+        kinds = {
+            "speed": speed_page,
+            "growth": growth_page,
+            "layer": layer_page,
+            "learning": learning_page,
         }
+        found = {kind: read(f"{kind}-*.json") for kind in kinds}
+        everything = [result for results in found.values() for result in results.values()]
+        made = {f"{kind}.md": page(found[kind]) for kind, page in kinds.items()}
+        return {"README.md": index_page(everything), **made}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         told = f"{type(error).__name__}: {error}"
         raise InputError(f"a JSON file in {folder} is no result of this package ({told}); move it away") from error

@@ -106,8 +106,6 @@ def _options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[s
         raise InputError(f"--options {args.options!r} is not JSON ({error})") from error
     if not isinstance(options, dict) or not all(isinstance(value, dict) for value in options.values()):
         raise InputError(f'--options {args.options!r}; it has to be like {{"GASAUNet": {{"num_heads": 5}}}}')
-    spelled = {_spelled(key): value for key, value in options.items()}
-    options = spelled
     if unknown := sorted(set(options) - set(names)):
         raise InputError(f"--options for {', '.join(unknown)}, not measured here; measured are {', '.join(names)}")
     return options
@@ -115,11 +113,11 @@ def _options(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[s
 
 def _builds(args: argparse.Namespace, topology: Topology) -> dict[str, Build]:
     """Everything that is to be measured, by name, what ratios are against first."""
-    files = {path.stem: path for path in args.reference}
-    registered = {network.name for network in NETWORKS}
+    files: dict[str, Path] = {}
     for path in args.reference:
-        if path.stem in registered or files[path.stem] != path:
+        if path.stem in files or path.stem in {network.name for network in NETWORKS}:
             raise InputError(f"--reference {str(path)!r}: there is a {path.stem!r} already; rename the file")
+        files[path.stem] = path
     if args.against not in files:
         args.against = registry_name(args.against)
     names = [name for name in dict.fromkeys([args.against, *args.networks]) if name not in files]

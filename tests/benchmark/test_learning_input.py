@@ -127,7 +127,7 @@ def test_results_say_what_the_data_were_prepared_with(
         return ""
 
     def untrained_is_worse(args: object, root: Path, dataset: str, trainer: str, trained: bool, log: Path) -> dict:
-        return {"trainer": trainer, "dice": 0.75 if trained else 0.25}
+        return {"trainer": trainer, "dice": 0.75 if trained else 0.25, "iou": 0.6 if trained else 0.125}
 
     monkeypatch.setattr(learning, "run_stock", plans_only)
     monkeypatch.setattr(learning, "_run", untrained_is_worse)

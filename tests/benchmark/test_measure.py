@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunet_attn.architectures.blocks.axial_attention import GatedAxialAttention
 from nnunet_attn.benchmark import measure
 
 CPU = torch.device("cpu")
@@ -61,6 +62,16 @@ def test_flops_of_a_convolution():
     assert measure.forward_flops(nn.Conv2d(3, 5, 3, padding=1), torch.zeros(2, 3, 8, 10)) == 800 * 27 * 2
 
 
+@pytest.mark.parametrize(("variant", "similarities", "results"), [("gated", 3, 2), ("no_position", 1, 1)])
+def test_flops_of_axial_attention(variant, similarities, results):
+    layer = GatedAxialAttention(16, 0, 4, num_heads=4, variant=variant).eval()
+    # 2 images of 4 x 5 voxels. Projection: 16 * 32 products a voxel. In each of 2 * 5 lines and 4 heads 4 * 4 pairs: a
+    # head has 4 channels, 2 for each similarity and 4 for each result.
+    pairs = 2 * 5 * 4 * 4 * 4
+    expected = 2 * (2 * 4 * 5 * 16 * 32 + pairs * (2 * similarities + 4 * results))
+    assert measure.forward_flops(layer, torch.zeros(2, 16, 4, 5)) == expected
+
+
 def test_flops_of_a_matrix_product_leave_the_activation_out():
     network = nn.Sequential(nn.Linear(7, 11, bias=False), nn.LeakyReLU())
     assert measure.forward_flops(network, torch.zeros(3, 7)) == 3 * 7 * 11 * 2
@@ -87,6 +98,17 @@ def test_interleaved_turns_the_order_in_every_second_round_and_drops_the_first()
     times = measure.interleaved(works, clock, rounds=2)
     assert done == ["Bf", "Af", "Bs", "As", "Af", "Bf", "As", "Bs", "Bf", "Af", "Bs", "As"]
     assert times == {"A": {"f": [5.0, 10.0], "s": [7.0, 12.0]}, "B": {"f": [6.0, 9.0], "s": [8.0, 11.0]}}
+
+
+def test_no_more_rounds_than_there_is_time_for(monkeypatch):
+    # The clock on the wall goes on by 1 for each round, the one thrown away too. After rounds 1, 2, 3 it shows 2, 3, 4,
+    # and another round would end at 3, 4, 5: later than 4 after the third.
+    now = iter(range(100))
+    monkeypatch.setattr(measure.time, "monotonic", lambda: next(now))
+    works = {"A": {"f": lambda: None}}
+    assert measure.interleaved(works, lambda work: 1.0, rounds=50, seconds=4) == {"A": {"f": [1.0] * 3}}
+    assert measure.interleaved(works, lambda work: 1.0, rounds=50, seconds=0) == {"A": {"f": [1.0]}}
+    assert measure.interleaved(works, lambda work: 1.0, rounds=2, seconds=4) == {"A": {"f": [1.0] * 2}}
 
 
 def test_cpu_clock_does_not_see_waiting_and_the_wall_clock_does():

@@ -10,7 +10,7 @@ from nnunet_attn.benchmark.pages import main, pages
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
-@pytest.mark.parametrize("name", ["README.md", "speed.md", "learning.md"])
+@pytest.mark.parametrize("name", ["README.md", "speed.md", "growth.md", "layer.md", "learning.md"])
 def test_the_kept_pages_are_those_that_the_script_makes(name: str) -> None:
     assert (RESULTS / name).read_text() == pages(RESULTS)[name], (
         "run: python -m nnunet_attn.benchmark.pages docs/results"
@@ -54,6 +54,80 @@ def made_result() -> dict:
             "command": "python -m made",
         },
     }
+
+
+def timed(seconds: float, mebibytes: float) -> dict:
+    kinds = ("forward", "step")
+    return {
+        "parameters": 1000,
+        "forward_flops": 2_000_000_000,
+        "seconds": {kind: {"median": seconds} for kind in kinds},
+        "peak_memory_bytes": {kind: mebibytes * 2**20 for kind in kinds},
+    }
+
+
+def over(seconds: float, memory: float) -> dict:
+    kinds = ("forward", "step")
+    return {
+        "seconds": {kind: {"median": seconds, "q25": seconds / 2, "q75": seconds * 2} for kind in kinds},
+        "peak_memory_bytes": dict.fromkeys(kinds, memory),
+        "parameters": 0.5,
+        "forward_flops": 2.0,
+    }
+
+
+def made_measurement(**content: object) -> dict:
+    settings = {
+        "topology": "made",
+        "input_shape": [1, 3, 8, 8],
+        "network": "B",
+        "reference_network": "A",
+        "batch_size": 1,
+        "axis": 1,
+        "num_heads": 8,
+        "rounds": 5,
+        "device": "cpu",
+        "precision": "fp32",
+        "compile": False,
+    }
+    pair = {"networks": {"A": timed(2, 8), "B": timed(1, 2)}, "ratios": {"B": over(0.5, 0.25)}}
+    return {"settings": settings, "provenance": made_result()["provenance"], **pair, **content}
+
+
+def test_a_speed_result_becomes_a_table_with_both_peaks_and_the_difference(tmp_path: Path) -> None:
+    equality = {"weights_of": "A", "largest_output": 2.0, "tolerance": 1e-5, "max_abs_difference": {"B": 3e-7}}
+    for name, told in (("speed-a.json", equality), ("speed-b.json", {})):
+        (tmp_path / name).write_text(json.dumps(made_measurement(equality=told)))
+    page = pages(tmp_path)["speed.md"]
+    times = "1.000 (0.5000 [0.2500, 1.0000])"
+    assert f"| B | {times} | {times} | 2.0 (0.2500) | 2.0 (0.2500) | 1,000 (0.5000) | 2.000 (2.0000) |" in page
+    assert page.count("With the weights of A, outputs in eval mode differ: B by 3.0e-07; the largest output is 2.") == 1
+
+
+def test_a_growth_result_becomes_a_table(tmp_path: Path) -> None:
+    found = made_measurement()
+    small = {"side": 64, "pixels": 4096, "rounds": 5, "networks": found.pop("networks"), "ratios": found.pop("ratios")}
+    large = {"side": 128, "pixels": 16384, "rounds": 2, "networks": {"B": timed(7, 9)}, "ratios": {}}
+    alphas = {"forward": 1.25, "step": 1.5, "of_the_largest": {"forward": 1.375, "step": 1.75}}
+    exponents = {"B": {"sides": [64, 128], "seconds": alphas, "peak_memory_bytes": alphas}}
+    (tmp_path / "growth-made.json").write_text(json.dumps({**found, "sizes": [small, large], "exponents": exponents}))
+    page = pages(tmp_path)["growth.md"]
+    times = "1.000 (0.5000 [0.2500, 1.0000])"
+    assert "| A | 64 x 64 | 5 | 2.000 | 2.000 | 8.0 | 8.0 |" in page
+    assert f"| B | 64 x 64 | 5 | {times} | {times} | 2.0 | 2.0 |" in page
+    assert "| B | 128 x 128 | 2 | 7.000 | 7.000 | 9.0 | 9.0 |" in page
+    assert "| B | alpha, 64 to 128 |  | 1.25 (1.38) | 1.50 (1.75) | 1.25 (1.38) | 1.50 (1.75) |" in page
+
+
+def test_a_layer_result_becomes_a_table(tmp_path: Path) -> None:
+    found = made_measurement()
+    layer = {"variant": "gated", "channels": 16, "length": 64, "lines": 256, "equality": {"eval": 2e-6}}
+    layer = {**layer, "networks": found.pop("networks"), "ratios": found.pop("ratios")}
+    (tmp_path / "layer-made.json").write_text(json.dumps({**found, "layers": [layer]}))
+    page = pages(tmp_path)["layer.md"]
+    times, memory = "1000.00 (0.5000 [0.2500, 1.0000])", "2.0 (0.2500)"
+    assert "## Along the width, cpu, fp32, 8 heads, 5 rounds" in page
+    assert f"| gated | 16 | 64 | 256 | {times} | {times} | {memory} | {memory} | 2.0e-06 |" in page
 
 
 def test_a_learning_result_becomes_a_table(tmp_path: Path) -> None:

@@ -27,6 +27,16 @@ def test_paper_topology_has_the_parameters_of_nnunet():
     assert sum(parameter.numel() for parameter in network.parameters()) == 30_758_214
 
 
+def test_axial_topology_is_planned_for_half_its_patch():
+    topology = topology_named("axial-2d")
+    assert topology.input_shape == (1, 3, 256, 256) and topology.num_classes == 2
+    _, strides, kernel_sizes, padded, _ = get_pool_and_conv_props((1, 1), (128, 128), 4, 999999)
+    assert topology.plan.arch_kwargs["strides"] == [list(stride) for stride in strides]
+    assert topology.plan.arch_kwargs["kernel_sizes"] == [list(kernel) for kernel in kernel_sizes]
+    assert tuple(padded) == (128, 128)
+    assert with_patch(topology, [32, 64]).input_shape == (1, 3, 32, 64)
+
+
 def test_smaller_patches_keep_everything_else():
     assert PAPER.total_strides == (8, 32, 32)
     assert PAPER.input_shape == (2, 1, 48, 192, 192)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.datasets.phantom import write_phantom
 from nnunet_attn.datasets.subset import copy_cases
 from nnunet_attn.paths import nnunet_environment
@@ -17,6 +18,7 @@ from nnunet_attn.stock import run_stock
 TRAINER = "nnUNetTrainerGASA_1epochs_2its_NoMirroring"
 PLANS = "nnUNetPlansSmall"
 DATASET = 4
+COLOUR_DATASET = 501
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Workspace:
 def _write_small_plans(folder: Path) -> None:
     """Derive plans of a small width that share the preprocessed data, with a cascade beside 3d_fullres."""
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
-    small = narrowed_plans(plans, PLANS, ("2d", "3d_fullres"), 4, batch_size=2)
+    options = {row.name: dict(row.small_options) for row in NETWORKS if row.small_options}
+    small = narrowed_plans(plans, PLANS, ("2d", "3d_fullres"), 4, batch_size=2, options=options)
     configurations = small["configurations"]
     fullres = configurations["3d_fullres"]
     configurations["3d_lowres"] = {
@@ -102,3 +105,16 @@ def five_folds(workspace: Workspace) -> Workspace:
     for fold in range(2):
         workspace.train("3d_fullres", fold, "--npz")
     return workspace
+
+
+@pytest.fixture(scope="session")
+def colour_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Plan and preprocess 20 colour images of glands, 128 x 128 and three channels, by the stock command."""
+    if not os.environ.get("NNUNET_ATTN_DATA"):
+        pytest.skip("NNUNET_ATTN_DATA is not set: it names the folder that holds Dataset501_GlaS128")
+    root = tmp_path_factory.mktemp("colour")
+    source = Path(os.environ["NNUNET_ATTN_DATA"]) / "Dataset501_GlaS128"
+    made = Workspace(root, copy_cases(source, root / "raw", count=20, held_out=2).name)
+    words = ("-d", COLOUR_DATASET, "-c", "2d", "-npfp", "2", "-np", "2", "--verify_dataset_integrity")
+    made.run("nnUNetv2_plan_and_preprocess", *words, nnUNet_n_proc_DA="2")
+    return made

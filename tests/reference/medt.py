@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from nnunet_attn.architectures.build import PlannedUNet
 from tests.reference.axial_attention import DirectAxialAttention
 
 # Variants of the attention in the global branch and, where there is one, in the local branch
@@ -92,6 +93,7 @@ class DirectNetwork(nn.Module):
         super().__init__()
         assert len(image_size) == 2, f"these networks are for images, got the size {tuple(image_size)}"
         variant, local_variant = KINDS[kind]
+        self.published_source = kind  # whose state dict this one's is, for `published.load_published_weights`
         self.depths, self.features, self.patch_by_patch = tuple(depths), tuple(features), patch_by_patch
         self.num_heads, self.gate_position = num_heads, gate_position
         self.has_local = local_variant is not None
@@ -162,6 +164,25 @@ class DirectNetwork(nn.Module):
         else:
             x = self._branch(image, "", 4)
         return self.adjust(F.relu(x))
+
+
+def direct_network(
+    kind: str, plan: PlannedUNet, input_channels: int, num_classes: int, patch_by_patch: bool = True
+) -> DirectNetwork:
+    """Build a network for a 2D plan: what a file for `nnunet_attn.benchmark.speed --reference` has to build.
+
+    Args:
+        kind: See `DirectNetwork`, like what follows.
+        plan: Its patch is the image.
+        input_channels: See there.
+        num_classes: See there.
+        patch_by_patch: See there.
+    Raises:
+        ValueError: If the plan is not for 2D.
+    """
+    if len(plan.patch_size) != 2:
+        raise ValueError(f"the reference is for 2D, got the patch size {plan.patch_size}; choose a 2D topology")
+    return DirectNetwork(kind, input_channels, num_classes, plan.patch_size, patch_by_patch=patch_by_patch)
 
 
 def _half(size: Sequence[int]) -> tuple[int, ...]:

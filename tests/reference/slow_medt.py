@@ -1,13 +1,11 @@
-"""MedT in plain PyTorch, for `nnunet_attn.benchmark.speed --reference`; run from the checkout's root."""
+"""MedT in plain PyTorch, one cell after another, for `nnunet_attn.benchmark.speed --reference`; run from the root."""
 
 from torch import nn
 
 from nnunet_attn.architectures.build import PlannedUNet
-from tests.reference.medt import DirectNetwork
+from tests.reference.medt import direct_network
 
 
 def build(plan: PlannedUNet, input_channels: int, num_classes: int, deep_supervision: bool) -> nn.Module:
     """Build the network for a 2D plan; it has one output, with and without deep supervision."""
-    if len(plan.patch_size) != 2:
-        raise ValueError(f"the reference is for 2D, got the patch size {plan.patch_size}; choose a 2D topology")
-    return DirectNetwork("medt", input_channels, num_classes, plan.patch_size)
+    return direct_network("medt", plan, input_channels, num_classes)

@@ -155,13 +155,24 @@ def test_patch_by_patch_differs_from_folded_patches_in_training_only():
     assert int(network.get_buffer("bn1_p.num_batches_tracked")) == 1 + 4
 
 
-@pytest.mark.parametrize(("name", "kind"), [("slow_gated_axial_unet", "gatedaxialunet"), ("slow_medt", "medt")])
-def test_speed_peers_are_the_direct_networks(name, kind):
+@pytest.mark.parametrize(
+    ("name", "kind", "patch_by_patch"),
+    [
+        ("slow_axial_unet", "axialunet", False),
+        ("slow_gated_axial_unet", "gatedaxialunet", False),
+        ("slow_logo", "logo", True),
+        ("slow_medt", "medt", True),
+        ("slow_medt_folded", "medt", False),
+    ],
+)
+def test_speed_peers_are_the_direct_networks(name, kind, patch_by_patch):
     topology = with_patch(topology_named("2d-256"), (64, 128))
     build = file_build(Path(__file__).parent / f"{name}.py", topology)
     torch.manual_seed(0)
     network = build(True)
     torch.manual_seed(0)
-    expected = DirectNetwork(kind, topology.input_channels, topology.num_classes, (64, 128))
+    sizes = (topology.input_channels, topology.num_classes, (64, 128))
+    expected = DirectNetwork(kind, *sizes, patch_by_patch=patch_by_patch)
+    assert network.published_source == kind
     image = torch.randn(2, topology.input_channels, 64, 128)
     torch.testing.assert_close(network(image), expected(image))
