@@ -73,6 +73,8 @@ class AxialNetwork(nn.Module):
             raise ValueError(f"patch_size must have 2 or 3 numbers, got {tuple(patch_size)}")
         strides = [[2] * dims] * _REDUCTIONS if strides is None else strides
         stem_pool = [1] * dims if stem_pool is None else stem_pool
+        if not isinstance(strides, Sequence) or len(strides) != _REDUCTIONS:
+            raise ValueError(f"strides must be {_REDUCTIONS} lists of {dims} numbers, got {strides!r}")
         for name, values, length in (
             ("patch_size", patch_size, dims),
             ("features", features, _STAGES),
@@ -84,8 +86,6 @@ class AxialNetwork(nn.Module):
             values = values if isinstance(values, Sequence) else [values]
             if len(values) != length or any(type(value) is not int or value < 1 for value in values):
                 raise ValueError(f"{name} must be {length} integers of at least 1, got {values!r}")
-        if len(strides) != _REDUCTIONS:
-            raise ValueError(f"strides must be {_REDUCTIONS} lists of {dims} numbers, got {strides!r}")
         if type(heads) is not int or not 1 <= heads <= self.max_heads:
             raise ValueError(f"heads of {type(self).__name__} must be from 1 to {self.max_heads}, got {heads!r}")
         if gate_position != "pre_norm" and not self.gated:

@@ -2,16 +2,20 @@
 
 import math
 import warnings
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from nnunet_attn.architectures.blocks.axial_function import relative_attention
+from nnunet_attn.architectures.blocks.axial_function import compute_type, relative_attention, without_autocast
 from nnunet_attn.architectures.blocks.axial_statistics import similarity_statistics
 from nnunet_attn.architectures.shapes import FeatureMap
 
+LONGER_LINES = (
+    "an input is larger than the patch that the position tables of axial attention were made for; they are interpolated"
+)
 Variant = Literal["gated", "plain", "no_position"]
 GatePosition = Literal["pre_norm", "post_norm"]
 GATES = ("query", "key", "content", "position")
@@ -131,7 +135,6 @@ class GatedAxialAttention(nn.Module):
         if variant == "gated":
             self.gates = nn.Parameter(torch.empty(len(GATES)))
             self.register_buffer("gates_open", torch.tensor(1.0), persistent=False)
-        self._warned = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -225,13 +228,8 @@ class GatedAxialAttention(nn.Module):
         if length < self.length:
             table = table[:, self.length - length : self.length + length - 1]
         elif length > self.length:
-            if not self._warned and not torch.compiler.is_compiling():
-                self._warned = True
-                warnings.warn(
-                    f"a line of {length} voxels is longer than the {self.length} that its position table was made for; "
-                    "the table is interpolated",
-                    stacklevel=2,
-                )
+            if not torch.compiler.is_compiling():
+                _warn_of_longer_lines()
             table = resampled_table(table, length)
         if gates is None:
             return table
@@ -260,6 +258,11 @@ class GatedAxialAttention(nn.Module):
         before, length, after = self._around(x)
         split = output.view(len(output), len(x), before, after, self.num_heads, self.head_dim, length)
         return split.permute(1, 0, 4, 5, 2, 6, 3).reshape(len(x), len(output) * self.channels, -1)
+
+
+@cache
+def _warn_of_longer_lines() -> None:
+    warnings.warn(LONGER_LINES, stacklevel=2)
 
 
 def resampled_table(table: Tensor, length: int) -> Tensor:
@@ -301,12 +304,13 @@ def _attend(packed: Tensor, scales: Tensor) -> Tensor:
     if packed.device.type != "cuda":
         # PyTorch's CPU kernel is made for wide heads; with 2 to 16 channels it takes twice the time of these products.
         return relative_attention(packed, None, scales)[0]
-    width = packed.shape[-2] // 2
-    query, key, value = packed.transpose(-1, -2).split([width // 2, width // 2, width], -1)
-    query = query * scales[0][:, None, None].to(query.dtype)
+    width, dtype = packed.shape[-2] // 2, compute_type(packed)
+    query, key, value = packed.to(dtype).transpose(-1, -2).split([width // 2, width // 2, width], -1)
+    query = query * scales[0][:, None, None].to(dtype)
     # the kernels want equal widths, multiples of 8; zeros change no product
     width_of_kernel = -(-width // 8) * 8
     parts = (F.pad(part, (0, width_of_kernel - part.shape[-1])) for part in (query, key, value))
     lines = (part.split(max(1, _MOST_SEQUENCES // packed.shape[1])) for part in parts)
-    attended = [F.scaled_dot_product_attention(*chunk, scale=1.0) for chunk in zip(*lines, strict=True)]
-    return torch.cat(attended)[..., :width].transpose(-1, -2)
+    with without_autocast(packed):
+        attended = [F.scaled_dot_product_attention(*chunk, scale=1.0) for chunk in zip(*lines, strict=True)]
+    return torch.cat(attended)[..., :width].transpose(-1, -2).to(packed.dtype)

@@ -1,5 +1,6 @@
 """The residual block of axial attention: 1x1 down, attention along every axis in turn, 1x1 up."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ def average_pool(x: Tensor, stride: Sequence[int]) -> Tensor:
     if all(step == 1 for step in stride):
         return x
     pool = F.avg_pool2d if len(stride) == 2 else F.avg_pool3d
-    return pool(x, tuple(stride), tuple(stride), ceil_mode=True, count_include_pad=False)
+    # PyTorch takes no axis shorter than its stride
+    cell = tuple(min(step, size) for step, size in zip(stride, x.shape[2:], strict=True))
+    return pool(x, cell, cell, ceil_mode=True, count_include_pad=False)
 
 
 class AxialBlock(nn.Module):
@@ -37,7 +40,7 @@ class AxialBlock(nn.Module):
         variant: See `GatedAxialAttention`.
         gate_position: See `GatedAxialAttention`.
     Raises:
-        ValueError: If the attention cannot be built.
+        ValueError: If the attention cannot be built, or a batch norm would get a single value in training.
     Source: arXiv:2102.10662, Fig. 2b and its published code: the layers follow one another, and there is no norm
         between them but their own.
     """
@@ -74,6 +77,12 @@ class AxialBlock(nn.Module):
 
     def forward(self, x: FeatureMap) -> ReducedMap:
         """Return the block's features."""
+        cells = len(x) * math.prod(-(-size // step) for size, step in zip(x.shape[2:], self.stride, strict=True))
+        if self.training and cells == 1:
+            raise ValueError(
+                f"a block reduces {tuple(x.shape)} to a single voxel of a batch of one, which batch norm cannot train "
+                "on; use a larger batch or patch, or fewer reductions (strides)"
+            )
         y = F.relu(self.bn1(self.down(x)))
         for layer in self.layers:
             y = layer(y)

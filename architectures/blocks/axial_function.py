@@ -12,6 +12,7 @@ similarity = q_i.k_j + q_i.Rq(i - j) + k_j.Rk(j - i), output = sum_j P_ij v_j an
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -73,6 +74,12 @@ def folded_tables(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     skewed = aligned.new_zeros(rows, length, 2 * length)
     skewed.as_strided((rows, length, length), (2 * length * length, 2 * length + 1, 1)).copy_(aligned)
     return skewed.sum(1)[:, : 2 * length - 1].contiguous()
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Return what keeps a surrounding autocast from the products of an operator, which chooses its own types."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
 
 
 def compute_type(tensor: Tensor) -> torch.dtype:
@@ -179,6 +186,11 @@ def _through_softmax(grad: Tensor, probabilities: Tensor) -> Tensor:
 
 @torch.library.custom_op("nnunet_attn::relative_attention", mutates_args=())
 def _attend(packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int) -> Tensor:
+    with without_autocast(packed):
+        return _attended(packed, relative, scales, chunk_elements)
+
+
+def _attended(packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int) -> Tensor:
     dtype = compute_type(packed)
     lines, heads, rows, length = packed.shape
     positions = bool(len(relative))
@@ -202,6 +214,13 @@ def _(packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int) -> 
 
 @torch.library.custom_op("nnunet_attn::relative_attention_backward", mutates_args=())
 def _attend_backward(
+    grad: Tensor, packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    with without_autocast(packed):
+        return _attended_backward(grad, packed, relative, scales, chunk_elements)
+
+
+def _attended_backward(
     grad: Tensor, packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_type(packed)

@@ -14,6 +14,7 @@ from nnunet_attn.architectures.blocks.axial_function import (
     expanded_tables,
     folded_tables,
     table_or_none,
+    without_autocast,
 )
 
 
@@ -35,7 +36,9 @@ def similarity_statistics(
         eps: Added to the variance.
         synchronise: Take the statistics over all ranks of the default process group.
     """
-    return _statistics(packed, table_or_none(relative, packed), weight, eps, synchronise)[:4]
+    scales, *statistics = _statistics(packed, table_or_none(relative, packed), weight, eps, synchronise)[:4]
+    mean, variance, count = (each.detach() for each in statistics)
+    return scales, mean, variance, count
 
 
 def _exact(tensor: Tensor) -> Tensor:
@@ -80,7 +83,8 @@ def _moments(packed: Tensor, relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _statistics(
     packed: Tensor, relative: Tensor, weight: Tensor, eps: float, synchronise: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    moments, by_line, by_position = _moments(packed, relative)
+    with without_autocast(packed):
+        moments, by_line, by_position = _moments(packed, relative)
     count = moments.new_tensor(len(packed) * packed.shape[-1] ** 2)
     if synchronise:
         everything = torch.cat([moments.flatten(), count[None]])
@@ -127,38 +131,39 @@ def _statistics_backward(
     eps: float,
     synchronise: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    inverse = torch.rsqrt(variance + eps)
-    grad = _exact(grad)
-    grad_weight = (grad * inverse).flatten().to(weight.dtype)
-    # scale = weight (variance + eps)^-1/2 and variance = squares / count - (sums / count)^2, at least 0
-    of_variance = torch.where(variance > 0, grad * _exact(weight).view(grad.shape) * inverse**3 / -2, 0) / count
-    if synchronise:
-        distributed.all_reduce(of_variance)
-    dtype = compute_type(packed)
-    sums, squares = (-2 * mean * of_variance).to(dtype), (2 * of_variance).to(dtype)
+    with without_autocast(packed):
+        inverse = torch.rsqrt(variance + eps)
+        grad = _exact(grad)
+        grad_weight = (grad * inverse).flatten().to(weight.dtype)
+        # scale = weight (variance + eps)^-1/2 and variance = squares / count - (sums / count)^2, at least 0
+        of_variance = torch.where(variance > 0, grad * _exact(weight).view(grad.shape) * inverse**3 / -2, 0) / count
+        if synchronise:
+            distributed.all_reduce(of_variance)
+        dtype = compute_type(packed)
+        sums, squares = (-2 * mean * of_variance).to(dtype), (2 * of_variance).to(dtype)
 
-    parts = _queries_and_keys(packed.to(dtype))
-    heads, rows = packed.shape[1], parts.shape[3]
-    result = (squares[0].view(heads, 1, 1, 1) * by_line.flip(2)) @ parts
-    result += (sums[0].view(heads, 1, 1) * parts.sum(-1)).flip(2)[..., None]
-    grad_relative = torch.zeros_like(relative)
-    if len(relative):
-        tables = expanded_tables(relative.to(dtype))
-        totals, products = _table_sums(relative.to(dtype))
-        of_sum, of_square = sums[1:].t()[:, :, None, None], squares[1:].t()[:, None, :, None, None]
-        # (heads length 2 rows rows) @ (heads length 2 rows lines)
-        quadratic = (of_square * products) @ parts.permute(1, 4, 2, 3, 0).contiguous()
-        result += quadratic.permute(4, 0, 2, 3, 1)
-        result += of_sum * totals
-        linear = (of_sum * parts.sum(0)).sum(0)  # (2 rows length)
-        both = torch.stack([tables[0], tables[1].transpose(1, 2)]).permute(2, 0, 1, 3)
-        grad_both = ((of_square * by_position).sum(0) @ both).permute(1, 2, 0, 3) + linear[..., None]
-        folded = folded_tables(grad_both[0], grad_both[1].transpose(1, 2), torch.zeros_like(tables[2]))
-        grad_relative = folded.to(relative.dtype)
-    grad_packed = torch.empty_like(packed)
-    grad_packed[:, :, : 2 * rows] = result.flatten(2, 3)
-    grad_packed[:, :, 2 * rows :] = 0
-    return grad_packed, grad_relative, grad_weight
+        parts = _queries_and_keys(packed.to(dtype))
+        heads, rows = packed.shape[1], parts.shape[3]
+        result = (squares[0].view(heads, 1, 1, 1) * by_line.flip(2)) @ parts
+        result += (sums[0].view(heads, 1, 1) * parts.sum(-1)).flip(2)[..., None]
+        grad_relative = torch.zeros_like(relative)
+        if len(relative):
+            tables = expanded_tables(relative.to(dtype))
+            totals, products = _table_sums(relative.to(dtype))
+            of_sum, of_square = sums[1:].t()[:, :, None, None], squares[1:].t()[:, None, :, None, None]
+            # (heads length 2 rows rows) @ (heads length 2 rows lines)
+            quadratic = (of_square * products) @ parts.permute(1, 4, 2, 3, 0).contiguous()
+            result += quadratic.permute(4, 0, 2, 3, 1)
+            result += of_sum * totals
+            linear = (of_sum * parts.sum(0)).sum(0)  # (2 rows length)
+            both = torch.stack([tables[0], tables[1].transpose(1, 2)]).permute(2, 0, 1, 3)
+            grad_both = ((of_square * by_position).sum(0) @ both).permute(1, 2, 0, 3) + linear[..., None]
+            folded = folded_tables(grad_both[0], grad_both[1].transpose(1, 2), torch.zeros_like(tables[2]))
+            grad_relative = folded.to(relative.dtype)
+        grad_packed = torch.empty_like(packed)
+        grad_packed[:, :, : 2 * rows] = result.flatten(2, 3)
+        grad_packed[:, :, 2 * rows :] = 0
+        return grad_packed, grad_relative, grad_weight
 
 
 @_statistics_backward.register_fake

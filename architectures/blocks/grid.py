@@ -22,7 +22,8 @@ def legal_grid(patch_size: Sequence[int], grid: Sequence[int] | None) -> tuple[i
     """
     if grid is None:
         return tuple(next((cells for cells in GRIDS if size >= cells * LEAST_CELL), 1) for size in patch_size)
-    if len(grid) != len(patch_size) or any(cells not in GRIDS for cells in grid):
+    given = grid if isinstance(grid, Sequence) else ()
+    if len(given) != len(patch_size) or any(type(cells) is not int or cells not in GRIDS for cells in given):
         raise ValueError(f"grid must be one of {GRIDS} for each of {len(patch_size)} axes, got {grid!r}")
     return tuple(grid)
 

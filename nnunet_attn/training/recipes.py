@@ -44,14 +44,18 @@ class Recipe:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
 
-    def __str__(self) -> str:
-        """The recipe in the words of a log."""
-        warmup = f" after {self.warmup_epochs} epochs of warm-up" if self.warmup_epochs else ""
+    def described(self, epochs: int) -> str:
+        """Return the recipe of a training of `epochs` in the words of a log."""
+        warmup = f" after {self.warmup_of(epochs)} epochs of warm-up" if self.warmup_epochs else ""
         return f"{self.optimizer}, {self.schedule} {self.learning_rate:g}{warmup}, weight decay {self.weight_decay:g}"
+
+    def warmup_of(self, epochs: int) -> int:
+        """Return the epochs of warm-up in a training of `epochs`."""
+        return min(self.warmup_epochs, math.ceil(_LARGEST_WARMUP * epochs))
 
     def learning_rate_at(self, epoch: int, epochs: int) -> float:
         """Return the learning rate of an epoch, counted from 0, of a training of `epochs`."""
-        warmup = min(self.warmup_epochs, math.ceil(_LARGEST_WARMUP * epochs))
+        warmup = self.warmup_of(epochs)
         if epoch < warmup:
             return self.learning_rate * (epoch + 1) / (warmup + 1)
         if self.schedule == "constant":

@@ -270,9 +270,10 @@ class AttentionTrainer(nnUNetTrainer):
         row = network_named(self.network_name)
         options = {**plans_options(row, self.configuration_manager), **self.network_options}
         parameters = sum(parameter.numel() for parameter in self._plain_network().parameters())
+        recipe = self._recipe.described(self.num_epochs) if self._recipe else f"nnU-Net's, {self.initial_lr:g}"
         self.print_to_log_file(
             f"nnunet-attn {__version__}: {row.name}, {row.title} ({row.source}); {parameters:,} parameters; "
-            f"recipe: {self._recipe or f'nnU-Net, {self.initial_lr:g}'}; loss: {self.loss_terms}; "
+            f"recipe: {recipe}; loss: {self.loss_terms}; "
             f"flips only: {self.flips_only}; "
             f"options: {options or 'none'}; precision: {self.precision}; "
             f"seed: {'none' if self.seed is None else self.seed}"

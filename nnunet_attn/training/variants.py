@@ -69,7 +69,8 @@ SUFFIXES: tuple[Suffix, ...] = (
         lambda _: {"optimizer_name": "adamw"},
     ),
     Suffix(
-        re.compile(r"lr(?=.*[1-9])(\d+(?:\.\d+)?(?:e-?\d+)?)"),
+        # a digit other than 0 before the exponent, which has two digits at most: neither 0 nor infinity
+        re.compile(r"lr(?=[\d.]*[1-9])(\d{1,6}(?:\.\d+)?(?:e-?\d{1,2})?)"),
         "_lr<X>",
         "highest learning rate X, such as 3e-4",
         lambda m: {"learning_rate": float(m[1])},

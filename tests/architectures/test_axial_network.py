@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nnunet_attn.architectures.axial_network import AxialNetwork
+from nnunet_attn.architectures.blocks.grid import legal_grid
 from nnunet_attn.architectures.build import PlannedUNet, build_network, network_arguments
 from nnunet_attn.architectures.medt import AxialUNet, GatedAxialUNet, LoGo, MedT, MedTGlobal, MedTLocal
 from nnunet_attn.architectures.registry import network_named
@@ -84,6 +85,7 @@ def unchecked(kind: type[AxialNetwork], patch_size: Any = (24, 40), **options: A
         ({"strides": [[2, 2]] * 4}, f"strides must be 5 lists of 2 numbers, got {[[2, 2]] * 4}"),
         ({"strides": [[2, 2]] * 4 + [[2]]}, "strides[4] must be 2 integers of at least 1, got [2]"),
         ({"strides": [[2, 2], [0, 2], *[[2, 2]] * 3]}, "strides[1] must be 2 integers of at least 1, got [0, 2]"),
+        ({"strides": 2}, "strides must be 5 lists of 2 numbers, got 2"),
         ({"strides": [2] * 5}, "strides[0] must be 2 integers of at least 1, got [2]"),
     ],
 )
@@ -217,3 +219,10 @@ def test_initialising_changes_nothing(kind: type[AxialNetwork]) -> None:
     before = {key: value.clone() for key, value in network.state_dict().items()}
     network.apply(network.initialize)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_grid_of_other_types_is_named() -> None:
+    with pytest.raises(ValueError, match=r"grid must be one of \(4, 2, 1\) for each of 2 axes, got 4"):
+        inspect.unwrap(legal_grid)((64, 64), 4)
+    with pytest.raises(ValueError, match=r"got \[4.0, 4.0\]"):
+        inspect.unwrap(legal_grid)((64, 64), [4.0, 4.0])

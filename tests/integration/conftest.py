@@ -110,10 +110,10 @@ def five_folds(workspace: Workspace) -> Workspace:
 @pytest.fixture(scope="session")
 def colour_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Plan and preprocess 20 colour images of glands, 128 x 128 and three channels, by the stock command."""
-    if not os.environ.get("NNUNET_ATTN_DATA"):
-        pytest.skip("NNUNET_ATTN_DATA is not set: it names the folder that holds Dataset501_GlaS128")
+    source = Path(os.environ.get("NNUNET_ATTN_DATA", "")) / "Dataset501_GlaS128"
+    if not os.environ.get("NNUNET_ATTN_DATA") or not source.is_dir():
+        pytest.skip("NNUNET_ATTN_DATA does not name a folder that holds Dataset501_GlaS128")
     root = tmp_path_factory.mktemp("colour")
-    source = Path(os.environ["NNUNET_ATTN_DATA"]) / "Dataset501_GlaS128"
     made = Workspace(root, copy_cases(source, root / "raw", count=20, held_out=2).name)
     words = ("-d", COLOUR_DATASET, "-c", "2d", "-npfp", "2", "-np", "2", "--verify_dataset_integrity")
     made.run("nnUNetv2_plan_and_preprocess", *words, nnUNet_n_proc_DA="2")

@@ -39,7 +39,7 @@ def test_colour_images_under_an_equal_budget(colour_workspace: Workspace, base: 
     assert all(imread(path).shape == (128, 128) for path in predicted)
 
 
-def test_gates_are_kept_through_a_resumed_training(colour_workspace: Workspace) -> None:
+def test_gates_are_kept(colour_workspace: Workspace) -> None:
     folder = train_colour(colour_workspace, "nnUNetTrainerMedTGlobal_2epochs_2its_seed0")
     history = json.loads((folder / "gates.json").read_text())
     assert history["epochs"] == [0, 1]

@@ -18,8 +18,9 @@ from tests.integration.conftest import DATASET, PLANS, TRAINER, Workspace
 pytestmark = pytest.mark.slow
 
 
-def test_resumes_after_a_kill_in_the_middle_of_an_epoch(workspace: Workspace) -> None:
-    trainer = "nnUNetTrainerGASA_3epochs_4its_NoMirroring_seed1"
+@pytest.mark.parametrize("base", ["nnUNetTrainerGASA", "nnUNetTrainerMedT_lr3e-4"])
+def test_resumes_after_a_kill_in_the_middle_of_an_epoch(workspace: Workspace, base: str) -> None:
+    trainer = f"{base}_3epochs_4its_NoMirroring_seed1"
     folder = workspace.model("2d", trainer) / "fold_0"
     words = [executable("nnUNetv2_train"), str(DATASET), "2d", "0", "-p", PLANS, "-tr", trainer, "-device", "cpu"]
     environment = {**workspace.environment(), "PYTHONUNBUFFERED": "1"}
@@ -44,6 +45,12 @@ def test_resumes_after_a_kill_in_the_middle_of_an_epoch(workspace: Workspace) ->
     assert checkpoint["current_epoch"] == 3
     assert checkpoint["trainer_name"] == trainer
     assert len(checkpoint["logging"]["train_losses"]) == 3
+    if "MedT" in base:
+        assert json.loads((folder / "gates.json").read_text())["epochs"] == [0, 1, 2]
+        # the last of 3 epochs: one of warm-up, then 3e-4 * (1 - 1 / 2) ** 0.9
+        groups = checkpoint["optimizer_state"]["param_groups"]
+        assert [group["lr"] for group in groups] == pytest.approx([3e-4 * 0.5**0.9] * 2)
+        assert [group["weight_decay"] for group in groups] == [1e-2, 0]
 
 
 def test_validates_only(workspace: Workspace) -> None:

@@ -31,7 +31,7 @@ def test_learning_rates() -> None:
     written = {"lr3e-4": 3e-4, "lr0.01": 0.01, "lr1": 1.0, "lr2.5e-5": 2.5e-5}
     for part, value in written.items():
         assert parse_trainer_name(f"nnUNetTrainerGASA_{part}", BASES).attributes == {"learning_rate": value}
-    for part in ("lr0", "lr0.0", "lr-1", "lr", "lr1e", "lr.1"):
+    for part in ("lr0", "lr0.0", "lr-1", "lr", "lr1e", "lr.1", "lr0e-3", "lr0e5", "lr1e-400", "lr1e999"):
         assert parse_trainer_name(f"nnUNetTrainerGASA_{part}", BASES).unknown == (part,)
 
 

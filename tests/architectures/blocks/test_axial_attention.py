@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_attn.architectures.blocks import axial_function
+from nnunet_attn.architectures.blocks import axial_attention, axial_function
 from nnunet_attn.architectures.blocks.axial_attention import (
     GATE_START,
     GatedAxialAttention,
@@ -263,19 +263,19 @@ def test_gates_before_the_norms_cancel_in_training_and_those_behind_do_not() -> 
 
 
 @pytest.mark.parametrize("variant", ["gated", "plain"])
-def test_longer_lines_warn_once_for_each_layer_and_interpolate(variant: str) -> None:
+def test_longer_lines_warn_once_and_interpolate(variant: str) -> None:
+    axial_attention._warn_of_longer_lines.cache_clear()
     layer, other = made(variant).eval(), made(variant).eval()
     x = torch.randn(1, 8, 9, 2, dtype=torch.float64)
-    for each in (layer, other):
-        with pytest.warns(UserWarning, match=r"a line of 9 voxels is longer than the 6 .* interpolated") as raised:
-            got = each(x)
-        assert len(raised) == 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+    with pytest.warns(UserWarning, match="larger than the patch that the position tables .* interpolated") as raised:
+        layer(x)
+    assert len(raised) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for each in (layer, other):
             each(x)
             each(torch.randn(1, 8, 12, 2, dtype=torch.float64))
             each.train()(x)
-            each.eval()
 
     layer = made(variant)
     grown = made(variant, length=9)
@@ -377,3 +377,12 @@ def test_other_inputs_are_refused(axis: int, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError) as error:
         made(axis=axis)(torch.zeros(shape, dtype=torch.float64))
     assert f"expected 8 channels and more than {axis} spatial axes, got {shape}" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", ["gated", "plain", "no_position"])
+def test_large_inputs_of_statistics_never_seen_are_finite(variant: str, dtype: torch.dtype) -> None:
+    """Similarities pass float16's 65504 here, so they must not be in float16 whatever surrounds the layer."""
+    layer = GatedAxialAttention(128, 0, 8, variant=variant).eval()  # pyright: ignore[reportArgumentType]
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        assert layer(1e3 * torch.randn(2, 128, 8, 3)).isfinite().all()

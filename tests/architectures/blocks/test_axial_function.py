@@ -231,3 +231,23 @@ def test_gradients_are_the_numerical_ones(width: int, length: int, positions: bo
 
     assert torch.autograd.gradcheck(attend, given)
     assert torch.autograd.gradcheck(scale, given)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("positions", [True, False])
+def test_a_surrounding_autocast_changes_nothing(positions: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    packed = torch.randn(3, 2, 16, 20, requires_grad=True)
+    table = torch.randn(16, 39, requires_grad=True) if positions else None
+    weight = torch.rand(6 if positions else 2, requires_grad=True)
+    leaves = [leaf for leaf in (packed, table, weight) if leaf is not None]
+
+    def run() -> list[Tensor]:
+        scales = similarity_statistics(packed, table, weight, EPS)[0]
+        output = relative_attention(packed, table, scales)
+        return [scales, output, *torch.autograd.grad(output.square().sum(), leaves)]
+
+    plain = run()
+    with torch.autocast("cpu", dtype=dtype):
+        surrounded = run()
+    assert all(torch.equal(one, other) for one, other in zip(plain, surrounded, strict=True))
