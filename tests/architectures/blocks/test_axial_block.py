@@ -18,8 +18,7 @@ from nnunet_attn.architectures.blocks.axial_branch import AxialBranch, AxialStem
         ((5, 4, 3), (1, 2, 2)),
         ((3, 9, 2), (2, 4, 1)),
         ((1, 5), (2, 2)),
-        (1, 9, 2),
-        (2, 4, 1),
+        ((1, 9, 2), (2, 4, 1)),
     ],
 )
 def test_average_of_cells_of_which_the_last_may_be_smaller(size: tuple[int, ...], stride: tuple[int, ...]) -> None:
