@@ -163,6 +163,11 @@ def test_python_snippets_compile_and_import_what_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_left_to_be_written(page: Path) -> None:
+    assert not re.search(r"TO BE FILLED|TODO|TBD|FIXME|XXX", page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_are_short(page: Path) -> None:
     if page.parent.name != "results":
         lines = page.read_text(encoding="utf-8").splitlines()

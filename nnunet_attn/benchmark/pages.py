@@ -62,8 +62,9 @@ weights. Eval is a forward pass without gradients, train one with the backward p
 _LEARNING = """# Learning under a small budget
 
 Does a network learn, and does it keep up with the plain U-Net under the same few iterations? Same plans, split,
-iterations and seeds for each trainer, small enough for a CPU. Dice is nnU-Net's own validation of fold 0, mean over
-labels. These are checks of the implementation: so short a training says nothing about which network is better on
+iterations and seeds for each trainer, small enough for a CPU. Dice (F1) is nnU-Net's own validation of fold 0, mean
+over labels and cases; so is the IoU, of the trained networks, where it was kept. These are checks of the
+implementation: so short a training says nothing about which network is better on
 your data. See [how to measure](../how-to/measure-speed.md).
 """
 
@@ -220,13 +221,16 @@ def learning_page(results: Results) -> str:
             f"{'with' if result['mirroring'] else 'without'} mirroring, on {result['device']}; "
             f"{runs[0]['validation_cases']} validation cases.\n"
         )
-        heading = ("trainer", "untrained", *(f"seed {seed}" for seed in seeds), "mean", f"minus {result['reference']}")
+        heading = ["trainer", "untrained", *(f"seed {seed}" for seed in seeds), "mean", f"minus {result['reference']}"]
+        heading += ["IoU, mean"] if "mean_iou" in result else []
         rows = []
         for base, mean in result["mean_dice"].items():
             by_seed = {run["seed"]: run["dice"] for run in runs if run["network"] == base and run["trained"]}
             numbers = [mean["untrained"], *(by_seed[seed] for seed in seeds), mean["trained"]]
             difference = f"{result['difference_to_reference'][base]:+.3f}"
-            rows.append([base, *(f"{number:.3f}" for number in numbers), difference])
+            # results of older versions have no IoU
+            iou = [f"{result['mean_iou'][base]['trained']:.3f}"] if "mean_iou" in result else []
+            rows.append([base, *(f"{number:.3f}" for number in numbers), difference, *iou])
         parts += [_table(heading, rows), _measured_with(result, file)]
     return "\n".join(parts)
 

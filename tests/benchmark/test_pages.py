@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_attn.benchmark.pages import main, pages
+from nnunet_attn.benchmark.pages import learning_page, main, pages
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
@@ -54,6 +54,15 @@ def made_result() -> dict:
             "command": "python -m made",
         },
     }
+
+
+def test_iou_is_shown_where_it_was_kept() -> None:
+    result = made_result()
+    assert "IoU, mean" not in learning_page({"learning-made.json": result})
+    result["mean_iou"] = {"A": {"untrained": 0.0, "trained": 0.45}, "B": {"untrained": 0.1, "trained": 0.375}}
+    page = learning_page({"learning-made.json": result})
+    assert "| minus A | IoU, mean |" in page
+    assert "| A | 0.000 | 0.500 | 0.700 | 0.600 | +0.000 | 0.450 |" in page
 
 
 def timed(seconds: float, mebibytes: float) -> dict:
