@@ -77,7 +77,8 @@ class AxialBlock(nn.Module):
 
     def forward(self, x: FeatureMap) -> ReducedMap:
         """Return the block's features."""
-        cells = len(x) * math.prod(-(-size // step) for size, step in zip(x.shape[2:], self.stride, strict=True))
+        # a list: torch.compile takes no generator here
+        cells = len(x) * math.prod([-(-size // step) for size, step in zip(x.shape[2:], self.stride, strict=True)])
         if self.training and cells == 1:
             raise ValueError(
                 f"a block reduces {tuple(x.shape)} to a single voxel of a batch of one, which batch norm cannot train "

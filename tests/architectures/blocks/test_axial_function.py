@@ -1,13 +1,11 @@
-import itertools
-
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from nnunet_attn.architectures.blocks import axial_function, axial_statistics
 from nnunet_attn.architectures.blocks.axial_function import relative_attention
 from nnunet_attn.architectures.blocks.axial_statistics import similarity_statistics
+from nnunet_attn.benchmark.measure import peak_allocated_bytes
 
 EPS = 1e-5
 # By rows of queries and of length, products are computed in different orders: 1, 2, 3 to 4 and more rows; under and
@@ -96,18 +94,11 @@ def test_half_precision_is_computed_in_float32() -> None:
 def peak_bytes(packed: Tensor, table: Tensor | None, scales: Tensor, chunk_elements: int) -> list[int]:
     """Most memory at once beyond the inputs, forward and backward."""
     output = relative_attention(packed, table, scales, chunk_elements)
-    peaks = []
-    for work in (
+    works = (
         lambda: relative_attention(packed, table, scales, chunk_elements),
         lambda: output.backward(torch.ones_like(output)),
-    ):
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-            work()
-        assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
-        events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-        changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-        peaks.append(max(itertools.accumulate(changes)))
-    return peaks
+    )
+    return [peak_allocated_bytes(work, torch.device("cpu")) for work in works]
 
 
 @pytest.mark.parametrize("positions", [True, False])
