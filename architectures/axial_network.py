@@ -103,11 +103,7 @@ class AxialNetwork(nn.Module):
         )
         self.deep_supervision_scales: list[list[float]] = [[1.0] * dims]
 
-    def _branch(
-        self,
-        variant: Variant,
-        stages: int | None = None,
-    ) -> AxialBranch:
+    def _branch(self, variant: Variant, stages: int | None = None) -> AxialBranch:
         """Build a branch on the whole image; `stages` leaves out the deeper ones and what lies below them."""
         return self._branch_on(self.patch_size, variant, stages, self.stem_channels, self.stem_pool)
 
@@ -143,9 +139,7 @@ class AxialNetwork(nn.Module):
     def _supervise(self, branch: AxialBranch) -> None:
         """Note the sizes of the maps that the output layers behind the first one work on."""
         for size in branch.sizes[: len(self.output.seg_layers) - 1]:
-            self.deep_supervision_scales.append(
-                [own / full for own, full in zip(size, self.patch_size, strict=True)],
-            )
+            self.deep_supervision_scales.append([own / full for own, full in zip(size, self.patch_size, strict=True)])
 
     def features_of(self, x: Image) -> list[AnyMap]:
         """Return the maps that the output layers work on, full resolution first."""
