@@ -156,8 +156,13 @@ class GatedAxialAttention(nn.Module):
             raise ValueError(
                 f"expected {self.channels} channels and more than {self.axis} spatial axes, got {tuple(x.shape)}"
             )
-        gates = self._gates()
-        return self._train(x, *gates) if self.training else self._evaluate(x, *gates)
+        space = x.shape[2:]
+        length, after = space[self.axis], math.prod(space[self.axis + 1 :])
+        # Lines one after the other, before the projection doubles the channels: packing them then moves whole lines.
+        lines = x.reshape(len(x), self.channels, -1, length, after).transpose(3, 4).flatten(2)
+        apply = self._train if self.training else self._evaluate
+        attended = apply(lines, length, *self._gates())
+        return attended.view(len(x), self.channels, -1, after, length).transpose(3, 4).reshape(x.shape)
 
     def _gates(self) -> tuple[Tensor | None, Tensor | None]:
         """The gates before and behind the norms, each (query, key, content, position) or None."""
@@ -168,21 +173,21 @@ class GatedAxialAttention(nn.Module):
         gates = held + self.gates_open * (self.gates - held)
         return (gates, None) if self.gate_position == "pre_norm" else (None, gates)
 
-    def _train(self, x: Tensor, before: Tensor | None, behind: Tensor | None) -> Tensor:
-        packed = self._lines(self.bn_qkv(self.qkv(x.flatten(2))), x)
-        table = self._table(packed.shape[-1], before)
-        scales = self._gated_scales(self.bn_similarity(packed, table, self.synchronises), behind)
+    def _train(self, x: Tensor, length: int, before: Tensor | None, behind: Tensor | None) -> Tensor:
+        """(b c lines*length) -> the same."""
+        packed = self._packed(self.bn_qkv(self.qkv(x)), length)
+        table = self._table(length, before)
+        scales = self.bn_similarity(packed, table, self.synchronises)
         if table is None:
-            return self.bn_output(self._channels(_attend(packed, scales)[None], x)).view(x.shape)
-        both = self._channels(relative_attention(packed, table, scales), x)
-        if before is not None:
-            both = (both.unflatten(1, (2, -1)) * before[2:].view(2, 1, 1).to(both.dtype)).flatten(1, 2)
+            return self.bn_output(self._unpacked(_attend(packed, scales)[None], len(x)))
+        scales = _of_all_terms(scales, behind, None if before is None else before[2])
+        both = self._unpacked(relative_attention(packed, table, scales), len(x))
         content, position = self.bn_output(both).chunk(2, 1)
         if behind is not None:
             content, position = behind[2] * content, behind[3] * position
-        return (content + position).view(x.shape)
+        return content + position
 
-    def _evaluate(self, x: Tensor, before: Tensor | None, behind: Tensor | None) -> Tensor:
+    def _evaluate(self, x: Tensor, length: int, before: Tensor | None, behind: Tensor | None) -> Tensor:
         """The same with running statistics, all norms folded into the projection: P sums to 1, values take shifts."""
         scale_qkv, shift_qkv = _affine(self.bn_qkv)
         scale, shift = _affine(self.bn_output)
@@ -191,8 +196,9 @@ class GatedAxialAttention(nn.Module):
             gates = before if before is not None else behind
             (scale, position), (shift, shift_position) = scale.chunk(2), shift.chunk(2)
             if gates is not None:
-                scale, position = gates[2] * scale, gates[3] * position
+                scale = gates[2] * scale
             if behind is not None:
+                position = behind[3] * position
                 shift, shift_position = behind[2] * shift, behind[3] * shift_position
             shift = shift + shift_position
         heads = (self.num_heads, self.head_dim)
@@ -200,15 +206,15 @@ class GatedAxialAttention(nn.Module):
         scale_rows = torch.cat([no_change, scale.view(heads)], 1).flatten()
         shift_rows = torch.cat([no_change - 1, shift.view(heads)], 1).flatten()
         weight = self.qkv.weight * (scale_rows * scale_qkv)[:, None, None]
-        packed = self._lines(F.conv1d(x.flatten(2), weight, scale_rows * shift_qkv + shift_rows), x)
-        table = self._table(packed.shape[-1], before)
-        scales = self._gated_scales(self.bn_similarity(packed, table, False), behind)
+        packed = self._packed(F.conv1d(x, weight, scale_rows * shift_qkv + shift_rows), length)
+        table = self._table(length, before)
+        scales = self.bn_similarity(packed, table, False)
         if table is None or position is None:
             output = _attend(packed, scales)
         else:
-            content, relative = relative_attention(packed, table, scales)
+            content, relative = relative_attention(packed, table, _of_all_terms(scales, behind, None))
             output = torch.addcmul(content, relative, position.view(*heads, 1).to(content.dtype))
-        return self._channels(output[None], x).view(x.shape)
+        return self._unpacked(output[None], len(x))
 
     @property
     def synchronises(self) -> bool:
@@ -221,7 +227,7 @@ class GatedAxialAttention(nn.Module):
         )
 
     def _table(self, length: int, gates: Tensor | None) -> Tensor | None:
-        """The position table of a line, (2 head_dim 2*length-1), its query and key rows times their gates."""
+        """The position table of a line, (2 head_dim 2*length-1), its rows times their gates."""
         if self.variant == "no_position":
             return None
         table = self.relative
@@ -234,30 +240,18 @@ class GatedAxialAttention(nn.Module):
         if gates is None:
             return table
         query, key, value = table.split([self.head_dim // 2, self.head_dim // 2, self.head_dim])
-        return torch.cat([gates[0] * query, gates[1] * key, value])
+        return torch.cat([gates[0] * query, gates[1] * key, gates[3] * value])
 
-    @staticmethod
-    def _gated_scales(scales: Tensor, behind: Tensor | None) -> Tensor:
-        if behind is None:
-            return scales
-        return torch.stack([scales[0], behind[0] * scales[1], behind[1] * scales[2]])
+    def _packed(self, projected: Tensor, length: int) -> Tensor:
+        """(b 2c lines*length) -> (b*lines heads 2*head_dim length)."""
+        rows = 2 * self.head_dim
+        split = projected.view(len(projected), self.num_heads, rows, -1, length)
+        return split.permute(0, 3, 1, 2, 4).reshape(-1, self.num_heads, rows, length).contiguous()
 
-    def _around(self, x: Tensor) -> tuple[int, int, int]:
-        """Voxels of the axes before, along and after the axis."""
-        space = x.shape[2:]
-        return math.prod(space[: self.axis]), space[self.axis], math.prod(space[self.axis + 1 :])
-
-    def _lines(self, projected: Tensor, x: Tensor) -> Tensor:
-        """(b 2c space) -> (lines heads 2*head_dim length)."""
-        split = projected.view(len(x), self.num_heads, 2 * self.head_dim, *self._around(x))
-        lines = split.permute(0, 3, 5, 1, 2, 4).reshape(-1, self.num_heads, 2 * self.head_dim, x.shape[2 + self.axis])
-        return lines.contiguous()
-
-    def _channels(self, output: Tensor, x: Tensor) -> Tensor:
-        """(k lines heads head_dim length) -> (b k*c space)."""
-        before, length, after = self._around(x)
-        split = output.view(len(output), len(x), before, after, self.num_heads, self.head_dim, length)
-        return split.permute(1, 0, 4, 5, 2, 6, 3).reshape(len(x), len(output) * self.channels, -1)
+    def _unpacked(self, output: Tensor, batch: int) -> Tensor:
+        """(k b*lines heads head_dim length) -> (b k*c lines*length)."""
+        split = output.unflatten(1, (batch, -1))
+        return split.permute(1, 0, 3, 4, 2, 5).reshape(batch, len(output) * self.channels, -1)
 
 
 @cache
@@ -291,6 +285,13 @@ def excluded_from_weight_decay(network: nn.Module) -> set[str]:
         if isinstance(module, GatedAxialAttention)
         for own in module.no_weight_decay()
     }
+
+
+def _of_all_terms(scales: Tensor, behind: Tensor | None, content: Tensor | None) -> Tensor:
+    """The scales of the similarities (3 heads), gated behind their norms, and of the values: (4 heads)."""
+    q, r, k = scales.unbind() if behind is None else (scales[0], behind[0] * scales[1], behind[1] * scales[2])
+    of_values = torch.ones_like(q)
+    return torch.stack([q, r, k, of_values if content is None else content.to(q.dtype) * of_values])
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ Relative tables are (2c 2*length-1), rows in the same order, shared by all heads
 
 Source: Valanarasu et al., arXiv:2102.10662, Eq. 3, in the form of Wang et al., arXiv:2003.07853. With i the query's
 position and j the key's, and R(d) the table's column d + length - 1:
-similarity = q_i.k_j + q_i.Rq(i - j) + k_j.Rk(j - i), output = sum_j P_ij v_j and sum_j P_ij Rv(i - j).
+similarity = q_i.k_j + q_i.Rq(i - j) + k_j.Rk(j - i), output = sum_j P_ij v_j and sum_j P_ij Rv(i - j). Each similarity
+and the values have a scale of every head.
 """
 
 from collections.abc import Iterator
@@ -29,16 +30,16 @@ _SHORT = 16
 
 
 def relative_attention(packed: Tensor, relative: Tensor | None, scales: Tensor, chunk_elements: int = 0) -> Tensor:
-    """Attend along every line: softmax_j(s0 q_i.k_j + s1 q_i.Rq(i-j) + s2 k_j.Rk(j-i)).
+    """Attend along every line: softmax_j(s0 q_i.k_j + s1 q_i.Rq(i-j) + s2 k_j.Rk(j-i)), values s3 v_j and Rv(i-j).
 
     (lines heads 2c length) -> (2 lines heads c length), the weighted values and the weighted relative values; without a
-    table (1 lines heads c length). Computed in float32 at least, returned in the type of `packed`. Memory beyond input
-    and output is a chunk's.
+    table softmax_j(s0 q_i.k_j) and v_j alone, (1 lines heads c length). Computed in float32 at least, returned in the
+    type of `packed`. Memory beyond input and output is a chunk's.
 
     Args:
         packed: Queries, keys and values; see the module's text.
         relative: Table (2c 2*length-1), or None for attention without positions.
-        scales: s0, s1, s2 of each head, (3 heads); (1 heads) without a table.
+        scales: s0, s1, s2, s3 of each head, (4 heads); s0 alone, (1 heads), without a table.
         chunk_elements: Similarities computed at once; 0 chooses by device. The result does not depend on it beyond
             rounding.
     """
@@ -63,6 +64,16 @@ def expanded_tables(relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     key_minus_query = windows.flip(1)
     query_minus_key = windows.flip(2)
     return query_minus_key[:half], key_minus_query[half : 2 * half], query_minus_key[2 * half :]
+
+
+class _Tables:
+    """Tables as matrices in the orders that products want them: Rq(i-j), Rk(j-i) and Rv(i-j)."""
+
+    def __init__(self, relative: Tensor) -> None:
+        query, self.key, value = expanded_tables(relative)
+        self.query = query.transpose(0, 1).contiguous()  # i rows j
+        self.value = value.transpose(0, 1).contiguous()  # i rows j
+        self.key_by_position = self.key.permute(2, 0, 1).contiguous()  # j rows i; `key` is rows i j
 
 
 def folded_tables(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -104,33 +115,40 @@ class _Lines:
         lines, heads, _, length = packed.shape
         self.shape = (lines, heads, -1, length)
         query, key, value = _parts(packed.to(dtype))
-        self.query, self.key, self.value = (part.reshape(lines * heads, -1, length) for part in (query, key, value))
         scale = scales[:, None, :, None, None]
+        self.query, self.key = (part.reshape(lines * heads, -1, length) for part in (query, key))
         self.content_query = (query * scale[0]).view(self.query.shape)
+        self.value = (value * scale[3] if len(scales) > 1 else value).reshape(lines * heads, -1, length)
         if len(scales) > 1:
             self.position_query = (query * scale[1]).view(self.query.shape)
             self.position_key = (key * scale[2]).view(self.query.shape)
 
-    def probabilities(self, query_table: Tensor, key_table: Tensor) -> Tensor:
+    def probabilities(self, tables: _Tables) -> Tensor:
+        """(n i j)."""
         rows, length = self.query.shape[1:]
         if rows == 1:
             scores = self.content_query.transpose(1, 2) * self.key
         else:
             scores = torch.bmm(self.content_query.transpose(1, 2), self.key)
-        if not len(query_table):
+        if not tables.query.numel():
             return _softmax(scores)
         if rows <= _THIN:
             for row in range(rows):
-                scores.addcmul_(self.position_query[:, row, :, None], query_table[row])
+                scores.addcmul_(self.position_query[:, row, :, None], tables.query[:, row])
         else:
-            scores += torch.bmm(self.position_query.permute(2, 0, 1), query_table.permute(1, 0, 2)).transpose(0, 1)
+            scores += torch.bmm(_by_position(self.position_query), tables.query).transpose(0, 1)
         if rows <= _THIN_KEY:
             for row in range(rows):
-                scores.addcmul_(self.position_key[:, row, None, :], key_table[row])
+                scores.addcmul_(self.position_key[:, row, None, :], tables.key[row])
         else:
-            by_key = torch.bmm(self.position_key.permute(2, 0, 1), key_table.permute(2, 0, 1))  # j n i
+            by_key = torch.bmm(_by_position(self.position_key), tables.key_by_position)  # j n i
             scores += by_key.view(length, -1).t().contiguous().view(scores.shape)
         return _softmax(scores)
+
+
+def _by_position(part: Tensor) -> Tensor:
+    """(n rows length) -> (length n rows), laid out so: products would else copy it matrix by matrix."""
+    return part.permute(2, 0, 1).contiguous()
 
 
 def _softmax(scores: Tensor) -> Tensor:
@@ -157,24 +175,25 @@ def _over_queries(left: Tensor, weights: Tensor) -> Tensor:
 
 
 def _table_over_keys(table: Tensor, weights: Tensor) -> Tensor:
-    """(rows i j), (n i j) -> (n rows i), summed over j."""
-    return torch.bmm(table.permute(1, 0, 2), weights.permute(1, 2, 0)).permute(2, 1, 0)
+    """(i rows j), (n i j) -> (n rows i), summed over j."""
+    return torch.bmm(table, weights.permute(1, 2, 0)).permute(2, 1, 0)
 
 
 def _by_query(left: Tensor, weights: Tensor) -> Tensor:
-    """(n rows i), (n i j) -> (rows i j), summed over n."""
-    return torch.bmm(left.permute(2, 1, 0), weights.transpose(0, 1)).transpose(0, 1)
+    """(i n rows), (n i j) -> (i rows j), summed over n."""
+    return torch.bmm(left.transpose(1, 2), weights.transpose(0, 1))
 
 
-def _key_position(weights: Tensor, position_key: Tensor, key_table: Tensor) -> tuple[Tensor, Tensor]:
-    """From the gradient of the similarities to those of `position_key` (n rows j) and of `key_table` (rows i j)."""
+def _key_position(weights: Tensor, position_key: Tensor, tables: _Tables) -> tuple[Tensor, Tensor]:
+    """From the gradient of the similarities to those of `position_key` (n rows j) and of its table (rows i j)."""
     rows, length = position_key.shape[1:]
     if rows <= _THIN:
-        grad_key = torch.stack([(weights * key_table[row]).sum(1) for row in range(rows)], 1)
+        grad_key = torch.stack([(weights * tables.key[row]).sum(1) for row in range(rows)], 1)
         return grad_key, torch.stack([(weights * position_key[:, row, None, :]).sum(0) for row in range(rows)])
     by_key = weights.view(-1, length).t().contiguous().view(length, -1, length)  # j n i
-    grad_key = torch.bmm(key_table.permute(2, 0, 1), by_key.transpose(1, 2))
-    return grad_key.permute(2, 1, 0), torch.bmm(position_key.permute(2, 1, 0), by_key).permute(1, 2, 0)
+    grad_key = torch.bmm(tables.key_by_position, by_key.transpose(1, 2))
+    grad_table = torch.bmm(_by_position(position_key).transpose(1, 2), by_key)
+    return grad_key.permute(2, 1, 0), grad_table.permute(1, 2, 0)
 
 
 def _through_softmax(grad: Tensor, probabilities: Tensor) -> Tensor:
@@ -195,14 +214,14 @@ def _attended(packed: Tensor, relative: Tensor, scales: Tensor, chunk_elements: 
     lines, heads, rows, length = packed.shape
     positions = bool(len(relative))
     output = packed.new_empty(1 + positions, lines, heads, rows // 2, length)
-    query_table, key_table, value_table = (table.contiguous() for table in expanded_tables(relative.to(dtype)))
+    tables = _Tables(relative.to(dtype))
     scales = scales.to(dtype)
     for chunk in _chunks(packed, chunk_elements):
         part = _Lines(packed[chunk], scales, dtype)
-        probabilities = part.probabilities(query_table, key_table)
+        probabilities = part.probabilities(tables)
         output[0, chunk] = _over_keys(part.value, probabilities).reshape(part.shape)
         if positions:
-            output[1, chunk] = _table_over_keys(value_table, probabilities).reshape(part.shape)
+            output[1, chunk] = _table_over_keys(tables.value, probabilities).reshape(part.shape)
     return output
 
 
@@ -227,46 +246,55 @@ def _attended_backward(
     rows = packed.shape[2] // 4
     positions = bool(len(relative))
     grad_packed = torch.empty_like(packed)
-    tables = tuple(table.contiguous() for table in expanded_tables(relative.to(dtype)))
-    query_table, key_table, value_table = tables
-    grad_query_table, grad_key_table, grad_value_table = (torch.zeros_like(table) for table in tables)
+    tables = _Tables(relative.to(dtype))
+    own = (tables.query, tables.key, tables.value)
+    grad_query_table, grad_key_table, grad_value_table = (torch.zeros_like(table) for table in own)
     scale = scales.to(dtype)
     factor = scale[:, None, :, None, None]
     grad_scales = torch.zeros_like(scale)
     for chunk in _chunks(packed, chunk_elements):
         part = _Lines(packed[chunk], scale, dtype)
-        probabilities = part.probabilities(query_table, key_table)
-        sides = [side.to(dtype).reshape(part.value.shape) for side in grad[:, chunk]]
-        grad_of_value = _over_queries(sides[0], probabilities)
-        weights = torch.bmm(sides[0].transpose(1, 2), part.value)
+        probabilities = part.probabilities(tables)
+        side = grad[0, chunk].to(dtype).reshape(part.value.shape)
+        grad_of_value = _over_queries(side, probabilities)
+        weights = torch.bmm(side.transpose(1, 2), part.value)
         if positions:
-            grad_value_table += _by_query(sides[1], probabilities)
-            weights += torch.bmm(sides[1].permute(2, 0, 1), value_table.permute(1, 0, 2)).transpose(0, 1)
+            side = _by_position(grad[1, chunk].to(dtype).reshape(part.value.shape))
+            grad_value_table += _by_query(side, probabilities)
+            weights += torch.bmm(side, tables.value).transpose(0, 1)
         weights = _through_softmax(weights, probabilities)  # the gradient of the similarities
         del probabilities
 
         query, key = part.query.view(part.shape), part.key.view(part.shape)
+        target = (
+            grad_packed[chunk] if packed.dtype == dtype else packed[chunk].to(dtype)
+        )  # the latter to be overwritten
+        of_query, of_key, of_value = target[:, :, :rows], target[:, :, rows : 2 * rows], target[:, :, 2 * rows :]
         grad_query = _over_keys(part.key, weights).reshape(part.shape)
-        grad_key = _over_queries(part.query, weights).reshape(part.shape) * factor[0]
         grad_scales[0] += (query * grad_query).sum((0, 2, 3))
-        grad_query = grad_query * factor[0]
+        torch.mul(grad_query, factor[0], out=of_query)
+        torch.mul(_over_queries(part.query, weights).reshape(part.shape), factor[0], out=of_key)
+        grad_of_value = grad_of_value.reshape(part.shape)
         if positions:
-            from_position = _table_over_keys(query_table, weights).reshape(part.shape)
+            from_position = _table_over_keys(tables.query, weights).reshape(part.shape)
             grad_scales[1] += (query * from_position).sum((0, 2, 3))
-            grad_query.addcmul_(from_position, factor[1])
-            grad_query_table += _by_query(part.position_query, weights)
-            from_position, grad_table = _key_position(weights, part.position_key, key_table)
+            of_query.addcmul_(from_position, factor[1])
+            grad_query_table += _by_query(_by_position(part.position_query), weights)
+            from_position, grad_table = _key_position(weights, part.position_key, tables)
             from_position = from_position.reshape(part.shape)
             grad_scales[2] += (key * from_position).sum((0, 2, 3))
-            grad_key.addcmul_(from_position, factor[2])
+            of_key.addcmul_(from_position, factor[2])
             grad_key_table += grad_table
-        target = grad_packed[chunk]
-        target[:, :, :rows] = grad_query
-        target[:, :, rows : 2 * rows] = grad_key
-        target[:, :, 2 * rows :] = grad_of_value.reshape(part.shape)
+            grad_scales[3] += (packed[chunk, :, 2 * rows :] * grad_of_value).sum((0, 2, 3))
+            torch.mul(grad_of_value, factor[3], out=of_value)
+        else:
+            of_value.copy_(grad_of_value)
+        if packed.dtype != dtype:
+            grad_packed[chunk] = target
     grad_relative = torch.zeros_like(relative)
     if positions:
-        grad_relative = folded_tables(grad_query_table, grad_key_table, grad_value_table).to(relative.dtype)
+        grads = (grad_query_table.transpose(0, 1), grad_key_table, grad_value_table.transpose(0, 1))
+        grad_relative = folded_tables(*grads).to(relative.dtype)
     return grad_packed, grad_relative, grad_scales.to(scales.dtype)
 
 

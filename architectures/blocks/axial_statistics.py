@@ -72,7 +72,7 @@ def _moments(packed: Tensor, relative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     by_position = exact.new_empty(0)
     if len(relative):
         table_totals, table_products = _table_sums(_exact(relative))
-        lines_last = _exact(parts.permute(1, 4, 2, 3, 0).contiguous())
+        lines_last = exact.permute(1, 4, 2, 3, 0).contiguous()
         by_position = lines_last @ lines_last.transpose(-1, -2)
         sums.extend((exact.sum(0) * table_totals).sum((2, 3)).t())
         squares.extend((by_position * table_products).sum((1, 3, 4)).t())

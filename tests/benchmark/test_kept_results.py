@@ -50,14 +50,15 @@ def test_networks_meet_their_goals_against_the_transcription(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["layer-height-cpu.json", "layer-width-cpu.json"])
-def test_long_lines_are_several_times_as_fast_and_no_layer_needs_more_memory(file: str) -> None:
+def test_long_lines_are_several_times_as_fast_and_no_layer_needs_much_more_memory(file: str) -> None:
     result = kept(file)
     for layer in result["layers"]:
         check_ratios(layer)
         ratio = layer["ratios"]["GatedAxialAttention"]
-        assert max(ratio["peak_memory_bytes"].values()) <= 1.01
+        assert max(ratio["peak_memory_bytes"].values()) <= 1.1
         if layer["length"] == 16 and layer["variant"] == "gated":
             assert ratio["seconds"]["forward"]["median"] <= 1
+            assert ratio["seconds"]["step"]["median"] <= 1.15
         if layer["length"] >= 64 and layer["channels"] == 16:
             assert ratio["seconds"]["forward"]["median"] <= 1 / 2
             assert ratio["seconds"]["step"]["median"] <= 1 / 1.8

@@ -28,6 +28,16 @@ def drawn(
     return packed, table, numbers.requires_grad_()
 
 
+def drawn_with_values(
+    lines: int, heads: int, width: int, length: int, positions: bool = True, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The same with one more number for each head with positions, that of the values."""
+    packed, table, numbers = drawn(lines, heads, width, length, positions, dtype)
+    if positions:
+        numbers = torch.cat([numbers.detach(), torch.rand(1, heads, dtype=dtype) + 0.2]).requires_grad_()
+    return packed, table, numbers
+
+
 def terms(packed: Tensor, table: Tensor | None) -> list[Tensor]:
     """q_i.k_j, q_i.Rq(i-j), k_j.Rk(j-i), each (lines heads i j)."""
     half, length = packed.shape[2] // 4, packed.shape[3]
@@ -43,10 +53,12 @@ def terms(packed: Tensor, table: Tensor | None) -> list[Tensor]:
 
 def attended(packed: Tensor, table: Tensor | None, scales: Tensor) -> Tensor:
     half, length = packed.shape[2] // 4, packed.shape[3]
-    similarities = [scale[:, None, None] * term for scale, term in zip(scales, terms(packed, table), strict=True)]
+    found = terms(packed, table)
+    similarities = [scale[:, None, None] * term for scale, term in zip(scales[: len(found)], found, strict=True)]
     weights = torch.stack(similarities).sum(0).softmax(-1)
     outputs = [torch.einsum("nhij,nhrj->nhri", weights, packed[:, :, 2 * half :])]
     if table is not None:
+        outputs = [outputs[0] * scales[3, :, None, None]]
         place = torch.arange(length)
         relative = table[2 * half :][:, place[:, None] - place + length - 1]
         outputs.append(torch.einsum("nhij,rij->nhri", weights, relative))
@@ -64,7 +76,7 @@ def gradients(output: Tensor, pull: Tensor, inputs: tuple[Tensor | None, ...]) -
 @pytest.mark.parametrize("positions", [True, False])
 @pytest.mark.parametrize(("width", "length"), SIZES)
 def test_attention_equals_its_equations(width: int, length: int, positions: bool, chunk_elements: int) -> None:
-    inputs = drawn(5, 2, width, length, positions)
+    inputs = drawn_with_values(5, 2, width, length, positions=positions)
     got, expected = relative_attention(*inputs, chunk_elements), attended(*inputs)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
     pull = torch.randn_like(got)
@@ -83,7 +95,7 @@ def test_chunks_are_of_the_size_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_half_precision_is_computed_in_float32() -> None:
-    inputs = drawn(4, 2, 4, 9, dtype=torch.float32)
+    inputs = drawn_with_values(4, 2, 4, 9, dtype=torch.float32)
     halves = [x.detach().to(torch.bfloat16) for x in inputs if x is not None]
     output = relative_attention(halves[0], halves[1], halves[2])
     assert output.dtype == torch.bfloat16
@@ -104,7 +116,7 @@ def peak_bytes(packed: Tensor, table: Tensor | None, scales: Tensor, chunk_eleme
 @pytest.mark.parametrize("positions", [True, False])
 def test_memory_is_that_of_a_chunk(positions: bool) -> None:
     lines, heads, width, length = 128, 2, 4, 64
-    inputs = drawn(lines, heads, width, length, positions, torch.float32)
+    inputs = drawn_with_values(lines, heads, width, length, positions=positions, dtype=torch.float32)
     one_line = heads * length**2 * 4
     in_and_out = lines * heads * width * length * 4 * (2 + 2)
     tables = 2 * width * length**2 * 4 * 6 if positions else 0  # as matrices, their gradients, and copies
@@ -169,9 +181,9 @@ def test_constant_similarities_have_no_variance_and_a_finite_gradient() -> None:
 
 
 def operator_arguments(positions: bool) -> dict[str, tuple]:
-    packed, table, numbers = drawn(3, 2, 4, 4, positions)
+    packed, table, numbers = drawn_with_values(3, 2, 4, 4, positions=positions)
     table = packed.new_empty(0, 7) if table is None else table
-    flat = numbers.detach().flatten().requires_grad_()
+    flat = numbers[:3].detach().flatten().requires_grad_()
     return {
         "relative_attention": (packed, table, numbers, 0),
         "similarity_statistics": (packed, table, flat, EPS, False),
@@ -198,12 +210,13 @@ def test_backward_operators_tell_the_right_shapes_and_types(positions: bool, dty
     torch.library.opcheck(ops.relative_attention.default, (packed, table, scales, 0), test_utils=tests)
     grad = torch.randn_like(ops.relative_attention(packed, table, scales, 0))
     torch.library.opcheck(ops.relative_attention_backward.default, (grad, packed, table, scales, 0), test_utils=tests)
-    statistics = (packed, table, scales.flatten(), EPS, False)
+    weight = scales[:3].flatten()
+    statistics = (packed, table, weight, EPS, False)
     torch.library.opcheck(ops.similarity_statistics.default, statistics, test_utils=tests)
     grad, *kept = ops.similarity_statistics(*statistics)
     torch.library.opcheck(
         ops.similarity_statistics_backward.default,
-        (grad, packed, table, scales.flatten(), *kept, EPS, False),
+        (grad, packed, table, weight, *kept, EPS, False),
         test_utils=tests,
     )
 
@@ -211,8 +224,9 @@ def test_backward_operators_tell_the_right_shapes_and_types(positions: bool, dty
 @pytest.mark.parametrize("positions", [True, False])
 @pytest.mark.parametrize(("width", "length"), [(2, 3), (6, 2)])
 def test_gradients_are_the_numerical_ones(width: int, length: int, positions: bool) -> None:
-    packed, table, numbers = drawn(2, 2, width, length, positions)
-    given = (packed, numbers) if table is None else (packed, numbers, table)
+    packed, table, numbers = drawn_with_values(2, 2, width, length, positions=positions)
+    weight = numbers[:3].detach().requires_grad_()
+    tables = () if table is None else (table,)
 
     def attend(packed: Tensor, scales: Tensor, table: Tensor | None = None) -> Tensor:
         return relative_attention(packed, table, scales, 1)
@@ -220,8 +234,8 @@ def test_gradients_are_the_numerical_ones(width: int, length: int, positions: bo
     def scale(packed: Tensor, weight: Tensor, table: Tensor | None = None) -> Tensor:
         return scales_of(packed, table, weight)
 
-    assert torch.autograd.gradcheck(attend, given)
-    assert torch.autograd.gradcheck(scale, given)
+    assert torch.autograd.gradcheck(attend, (packed, numbers, *tables))
+    assert torch.autograd.gradcheck(scale, (packed, weight, *tables))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -235,7 +249,8 @@ def test_a_surrounding_autocast_changes_nothing(positions: bool, dtype: torch.dt
 
     def run() -> list[Tensor]:
         scales = similarity_statistics(packed, table, weight, EPS)[0]
-        output = relative_attention(packed, table, scales)
+        ones = torch.ones(int(positions), 2)
+        output = relative_attention(packed, table, torch.cat([scales, ones]))
         return [scales, output, *torch.autograd.grad(output.square().sum(), leaves)]
 
     plain = run()
