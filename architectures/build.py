@@ -23,12 +23,15 @@ class PlannedUNet:
         network_class_name: Dotted path of the class that the plans name.
         arch_kwargs: Its arguments, JSON-able.
         requires_import: Those arguments whose text is a dotted path to a class.
+        volume_extent: Voxels along each axis of the largest volume to expect, for networks that know where their crop
+            lies in it; None if the plans do not say.
     """
 
     patch_size: tuple[int, ...]
     network_class_name: str
     arch_kwargs: Mapping[str, Any]
     requires_import: Sequence[str] = field(default=("conv_op", "norm_op", "dropout_op", "nonlin"))
+    volume_extent: tuple[int, ...] | None = None
 
 
 def locate(dotted_path: str) -> Any:

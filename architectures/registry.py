@@ -34,6 +34,8 @@ class Network:
 
 _NARROW: dict[str, Any] = {"features": [8, 8, 16, 16], "depths": [1, 2, 1, 1], "num_heads": 4, "stem_channels": [4, 8]}
 
+_NARROW_WINDOWS: dict[str, Any] = {"embed_dim": 24, "num_heads": 3}
+
 NETWORKS: tuple[Network, ...] = (
     Network(
         name="PlainUNet",
@@ -105,6 +107,34 @@ NETWORKS: tuple[Network, ...] = (
         title="the planned U-Net with a block of gated axial attention at its bottleneck",
         source="Valanarasu et al. 2021, arXiv:2102.10662, in 3D; a baseline of Sun et al. 2024, arXiv:2409.13146",
         fixed_patch=False,
+    ),
+    Network(
+        name="NNFormer",
+        class_path="nnunet_attn.architectures.nnformer.NNFormer",
+        trainers=("nnUNetTrainerNNFormer",),
+        dims=(3,),
+        title="nnFormer: window attention, global in the deepest stages, and attention to the skips",
+        source="Zhou et al. 2021, arXiv:2109.03201",
+        small_options=_NARROW_WINDOWS,
+    ),
+    Network(
+        name="NNFormer2021",
+        class_path="nnunet_attn.architectures.nnformer.NNFormer2021",
+        trainers=("nnUNetTrainerFINENoTokens",),
+        dims=(3,),
+        title="the plain Swin U-Net of nnFormer's first publication: FINE without its tokens",
+        source="Zhou et al. 2021, arXiv:2109.03201v1",
+        small_options=_NARROW_WINDOWS,
+    ),
+    Network(
+        name="FINE",
+        class_path="nnunet_attn.architectures.fine.FINE",
+        trainers=("nnUNetTrainerFINE", "nnUNetTrainerFINEPublished", "nnUNetTrainerFINEWindowTokens"),
+        dims=(3,),
+        title="nnFormer with memory tokens that know where a crop lies in the whole volume",
+        source="Themyr et al. 2022, arXiv:2210.05313",
+        cascade=False,
+        small_options=_NARROW_WINDOWS,
     ),
 )
 

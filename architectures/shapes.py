@@ -5,6 +5,7 @@ from torch import Tensor
 
 FeatureMap = Float[Tensor, "b c *space"]
 Image = Float[Tensor, "b channels *space"]
+VoxelMap = Float[Tensor, "b d h w c"]
 Tokens = Float[Tensor, "b n embed"]
 Logits = Float[Tensor, "b classes *space"]
 WidenedMap = Float[Tensor, "b widened *space"]

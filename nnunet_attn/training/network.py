@@ -9,17 +9,22 @@ from torch import nn
 
 from nnunet_attn.architectures.build import PlannedUNet, build_network
 from nnunet_attn.architectures.registry import NETWORKS, Network
+from nnunet_attn.training.extent import PLANS_KEY, Extent, estimated_extent
 
-PLANS_KEY = "nnunet_attn"
 
+def planned_unet(configuration: ConfigurationManager, volume_extent: Extent | None = None) -> PlannedUNet:
+    """Return what a configuration says about its network.
 
-def planned_unet(configuration: ConfigurationManager) -> PlannedUNet:
-    """Return what a configuration says about its network."""
+    Args:
+        configuration: The configuration of the plans.
+        volume_extent: Extent of the data set's volumes where it is known; estimated from their median size if not.
+    """
     return PlannedUNet(
         patch_size=tuple(configuration.patch_size),
         network_class_name=configuration.network_arch_class_name,
         arch_kwargs=configuration.network_arch_init_kwargs,
         requires_import=tuple(configuration.network_arch_init_kwargs_req_import),
+        volume_extent=volume_extent or estimated_extent(configuration),
     )
 
 
@@ -48,6 +53,7 @@ def build_from_plans(
     num_classes: int,
     deep_supervision: bool,
     fixed_options: Mapping[str, Any],
+    volume_extent: Extent | None = None,
 ) -> nn.Module:
     """Build and initialise the network of a registry row for a configuration of the plans.
 
@@ -58,6 +64,7 @@ def build_from_plans(
         num_classes: Output channels.
         deep_supervision: Whether the network returns a list of logits.
         fixed_options: What the trainer's name stands for; the plans may not say otherwise.
+        volume_extent: As in `planned_unet`.
     Raises:
         ValueError: If the network cannot be built for this configuration; the message names key, value and rule.
     """
@@ -76,7 +83,7 @@ def build_from_plans(
     try:
         return build_network(
             network,
-            planned_unet(configuration),
+            planned_unet(configuration, volume_extent),
             input_channels,
             num_classes,
             deep_supervision,

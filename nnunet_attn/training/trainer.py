@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_attn import __version__
 from nnunet_attn.architectures.registry import network_named
+from nnunet_attn.training.extent import extent_of
 from nnunet_attn.training.gates import GateHistory, describe_schedule, gate_values, schedule_gates
 from nnunet_attn.training.losses import CrossEntropy, LossTerms, halving_weights
 from nnunet_attn.training.network import build_from_plans, build_without_weights, plans_options
@@ -83,6 +84,7 @@ class AttentionTrainer(nnUNetTrainer):
     ):
         network = self._check(plans, configuration, dataset_json, device)
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self._position_axes: tuple[int, ...] = tuple(getattr(network, "position_axes", ()))
         self._network_scales: list[list[float]] | None = getattr(network, "deep_supervision_scales", None)
         if self._network_scales is not None:
             self.enable_deep_supervision = len(self._network_scales) > 1
@@ -123,6 +125,7 @@ class AttentionTrainer(nnUNetTrainer):
             plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
             True,
             cls.network_options,
+            extent_of(plans_manager, manager),
         )
 
     @classmethod
@@ -146,6 +149,7 @@ class AttentionTrainer(nnUNetTrainer):
             num_output_channels,
             enable_deep_supervision,
             cls.network_options,
+            extent_of(plans_manager, configuration_manager),
         )
         return carry_precision(network, cls.precision)
 

@@ -20,9 +20,18 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from nnunet_attn.architectures.published import check_network, published_source, recognise, translate
+from nnunet_attn.architectures.published import (
+    check_network,
+    check_options,
+    check_weights,
+    published_source,
+    recognise,
+    translate,
+)
 from nnunet_attn.errors import InputError
 from nnunet_attn.paths import TRAINER_VARIABLE
+from nnunet_attn.training.extent import plans_with_extent
+from nnunet_attn.training.position import PositionTrainer
 
 # nnU-Net's load_pretrained_weights leaves these out, so that another number of classes can be trained
 SEGMENTATION_HEADS = ".seg_layers."
@@ -175,6 +184,8 @@ def build_target(dataset: str, configuration: str, plans: str, trainer: str) -> 
             f"see: nnunet-attn doctor {trainer}"
         ) from error
     try:
+        if issubclass(trainer_class, PositionTrainer):
+            manager = PlansManager(plans_with_extent(manager.plans, configuration, trainer)[0])
         configuration_manager = manager.get_configuration(configuration)
         return trainer_class.build_network_architecture(
             manager,
@@ -219,8 +230,10 @@ def import_weights(
     if source != NNUNET:
         try:
             check_network(network, source)
+            check_options(network, source)
         except ValueError as error:
             raise InputError(f"-tr {trainer}: {error}") from error
+        weights = _translated(weights, file, source, network)
     report = fit_weights(network, weights)
     _refuse_trivial(report, weights, network, file, trainer)
     partial = output.with_name(f"{output.name}.partial")
@@ -244,10 +257,19 @@ def _read_published(file: Path, source: str) -> dict[str, Tensor]:
             else f"its first is {next(iter(weights))!r}; those of {source} have {published_source(source).present[0]!r}"
         )
         raise InputError(f"the names of the weights in {file} are not those of {source}; {remedy}")
+    return weights
+
+
+def _translated(weights: Mapping[str, Tensor], file: Path, source: str, network: nn.Module) -> dict[str, Tensor]:
     try:
-        return translate(weights, source)
+        translated = translate(weights, source, network.state_dict())
     except ValueError as error:
         raise InputError(f"{file}: {error}; save the network's own state dict alone") from error
+    try:
+        check_weights(network, weights, source)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from error
+    return translated
 
 
 def _refuse_trivial(
