@@ -14,7 +14,8 @@ from nnunet_attn.architectures.blocks.swin_block import drop_path_rates
 from nnunet_attn.architectures.build import PlannedUNet
 from nnunet_attn.architectures.nnformer import NNFormer2021
 from nnunet_attn.architectures.shapes import Image, Logits, SideLogits
-from nnunet_attn.architectures.swin_network import block_arguments
+from nnunet_attn.architectures.swin_geometry import check_triple
+from nnunet_attn.architectures.swin_network import block_arguments, check_flags
 
 NO_POSITION = (
     "FINE got an image without position channels, so the crop is taken to lie in the middle of its volume; "
@@ -58,16 +59,18 @@ class FINE(NNFormer2021):
         carry: bool = True,
         **shared: Any,
     ) -> None:
-        if len(set(grid_axes)) != len(grid_axes) or any(axis not in (0, 1, 2) for axis in grid_axes):
-            raise ValueError(f"grid_axes must be some of 0, 1 and 2, got {tuple(grid_axes)}")
-        volume_extent = tuple(patch_size) if volume_extent is None else tuple(volume_extent)
-        if len(volume_extent) != 3 or any(type(size) is not int or size < 1 for size in volume_extent):
-            raise ValueError(f"volume_extent must be 3 integers of at least 1, got {volume_extent}")
+        check_flags(volume_tokens=volume_tokens, carry=carry)
+        axes = list(grid_axes) if isinstance(grid_axes, Sequence) else [grid_axes]
+        if len(set(axes)) != len(axes) or any(axis not in (0, 1, 2) for axis in axes):
+            raise ValueError(f"grid_axes must be a list of some of 0, 1 and 2, got {grid_axes!r}")
+        check_triple("patch_size", patch_size)
+        volume_extent = patch_size if volume_extent is None else volume_extent
+        check_triple("volume_extent", volume_extent)
         sizes = zip(volume_extent, patch_size, strict=True)
         self._grid = tuple(
             max(1, extent // size) if axis in grid_axes else 1 for axis, (extent, size) in enumerate(sizes)
         )
-        self.grid_axes = tuple(sorted(grid_axes))
+        self.grid_axes = tuple(sorted(axes))
         self._has_volume_tokens = volume_tokens
         self._carry = carry and volume_tokens
         super().__init__(input_channels, num_classes, patch_size, **shared)
@@ -90,6 +93,12 @@ class FINE(NNFormer2021):
     def carry(self) -> bool:
         """Whether a stage's sub-volumes start from the stage before."""
         return self._carry
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that get no weight decay: relative biases, tokens and window positions."""
+        tokens = ("window_token", "volume_tokens", "position")
+        named = (name for name, _ in self.named_parameters())
+        return super().no_weight_decay() | {name for name in named if name.rpartition(".")[2] in tokens}
 
     def _encoder(self, widths: Sequence[int]) -> nn.ModuleList:
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
@@ -215,7 +224,9 @@ def crop_cells(position: Tensor, patch_size: Sequence[int], grid: Sequence[int])
     """
     cells = torch.zeros(len(position), 1, dtype=torch.long, device=position.device)
     for axis, (size, count) in enumerate(zip(patch_size, grid, strict=True)):
-        lower = torch.floor(position[:, axis].double() / size + (count - 1) / 2).clamp(0, max(count - 2, 0)).long()
+        # floor(p / size + (count - 1) / 2), of whole numbers: positions are multiples of 1/2
+        lower = torch.floor((2 * position[:, axis] + size * (count - 1)) / (2 * size))
+        lower = lower.clamp(0, max(count - 2, 0)).long()
         own = lower[:, None] + torch.arange(min(2, count), device=position.device)
         cells = (cells[:, :, None] * count + own[:, None]).flatten(1)
     return cells

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from nnunet_attn.architectures.blocks.swin_block import SkipAttentionBlock, SwinBlock, drop_path_rates
+from nnunet_attn.architectures.blocks.swin_block import SkipAttentionBlock, Stage, SwinBlock, drop_path_rates
 from nnunet_attn.architectures.swin_geometry import Size
 from nnunet_attn.architectures.swin_network import SwinNetwork, block_arguments
 
@@ -31,7 +31,7 @@ class NNFormer(SwinNetwork):
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         stages = zip(widths, self.geometry.sizes, self.windows, self.depths, strict=True)
         return nn.ModuleList(
-            nn.ModuleList(
+            Stage(
                 SwinBlock(**block_arguments(self, width, size, window, bool(number % 2), next(rates)))
                 for number in range(depth)
             )
@@ -43,7 +43,7 @@ class NNFormer(SwinNetwork):
         sizes = self.geometry.sizes[-2::-1]
         stages = zip(widths[-2::-1], sizes, self.decoder_windows, self.decoder_depths, strict=True)
         return nn.ModuleList(
-            nn.ModuleList(
+            Stage(
                 self._decoder_block(number, block_arguments(self, width, size, window, False, next(rates)))
                 for number in range(depth)
             )
@@ -63,7 +63,7 @@ class NNFormer(SwinNetwork):
         *skips, x = self._encoded(x)
         maps = []
         for up, stage in zip(self.up, self.decoder.stages, strict=True):
-            blocks: list[Any] = list(stage.children())
+            blocks: list[Any] = list(stage.get_submodule("blocks").children())
             x = blocks.pop(0).forward_pair(up(x), skips.pop()) if self.attends_to_skips else up(x) + skips.pop()
             for block in blocks:
                 x = block(x)
@@ -74,7 +74,7 @@ class NNFormer(SwinNetwork):
         """Return the normed maps of the encoder's stages, finest first."""
         found = []
         for number, (stage, norm) in enumerate(zip(self.encoder, self.norms, strict=True)):
-            for block in stage.children():
+            for block in stage.get_submodule("blocks").children():
                 x = block(x)
             found.append(norm(x))
             if number < len(self.down):
@@ -97,5 +97,9 @@ class NNFormer2021(NNFormer):
     attends_to_skips = False
 
     def _kernels(self) -> list[Size]:
-        deeper = tuple(min(_MOST_DEEP, 2 * step) for step in self.geometry.embedding)
-        return [self.geometry.embedding] + [deeper] * (len(self.decoder_depths) - 1)
+        kernels = [self.geometry.embedding]
+        for size in self.geometry.sizes[1 : len(self.decoder_depths)]:
+            axes = zip(self.geometry.embedding, self.geometry.padded, size, strict=True)
+            # no more than the reduction so far: axes that are not halved would come out longer than the patch
+            kernels.append(tuple(min(_MOST_DEEP, 2 * step, full // own) for step, full, own in axes))
+        return kernels

@@ -159,23 +159,22 @@ _KEY_VALUE, _TOKEN = "decoder.layers.0.blocks.0.attn.kv.weight", "model_down.lay
 _QUIRK = Requirement("quirk", True, "index their relative biases in the published way")
 
 
-def _window_prefixes(decoder: str, blocks: str) -> tuple[tuple[str, str], ...]:
+def _window_prefixes(decoder: str) -> tuple[tuple[str, str], ...]:
     """Return how the names of a network of window attention begin.
 
     Args:
         decoder: Published name of its decoder, whose stages are numbered finest first; here they are deepest first.
-        blocks: What the published names of a stage's contents have in front of those here.
     """
     encoder, decoded = range(_STAGES), range(_STAGES - 1)
     return (
         *_STEM,
         *((f"model_down.layers.{stage}.downsample.norm.", f"down.{stage}.norm.") for stage in decoded),
         *((f"model_down.layers.{stage}.downsample.reduction.", f"down.{stage}.conv.") for stage in decoded),
-        *((f"model_down.layers.{stage}.{blocks}", f"encoder.{stage}.") for stage in encoder),
+        *((f"model_down.layers.{stage}.", f"encoder.{stage}.") for stage in encoder),
         *((f"model_down.norm{stage}.", f"norms.{stage}.") for stage in encoder),
         *((f"{decoder}.layers.{stage}.Upsample.norm.", f"up.{_STAGES - 2 - stage}.norm.") for stage in decoded),
         *((f"{decoder}.layers.{stage}.Upsample.up.", f"up.{_STAGES - 2 - stage}.conv.") for stage in decoded),
-        *((f"{decoder}.layers.{stage}.{blocks}", f"decoder.stages.{_STAGES - 2 - stage}.") for stage in decoded),
+        *((f"{decoder}.layers.{stage}.", f"decoder.stages.{_STAGES - 2 - stage}.") for stage in decoded),
         *((f"final.{stage}.up.", f"decoder.seg_layers.{stage}.") for stage in decoded),
     )
 
@@ -189,7 +188,7 @@ def _windows(
 ) -> PublishedSource:
     return PublishedSource(
         network=network,
-        prefixes=_window_prefixes(decoder, "blocks."),
+        prefixes=_window_prefixes(decoder),
         parts=_WINDOW_PARTS,
         present=("model_down.patch_embed.proj1.conv1.weight", *present),
         absent=absent,
@@ -241,7 +240,7 @@ SOURCES: dict[str, PublishedSource] = {
     "fine": replace(
         _PLAIN_WINDOWS,
         network="FINE",
-        prefixes=(*_window_prefixes("encoder", ""), ("vt_check", "seen")),
+        prefixes=(*_window_prefixes("encoder"), ("vt_check", "seen")),
         parts=(*_WINDOW_PARTS, *_TOKEN_PARTS),
         present=(_TOKEN, "model_down.layers.0.blocks.0.gt_attn.qkv.weight"),
         absent=(),

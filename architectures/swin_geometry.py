@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 STAGES = 4
 # An axis is halved between stages while it is even and at least so long.
@@ -74,9 +75,9 @@ def checked_geometry(
     Raises:
         ValueError: If a number is illegal, or a map cannot be divided by its stride; the message names the numbers.
     """
-    _check_triple("patch_size", patch_size)
+    check_triple("patch_size", patch_size)
     embedding = planned_embedding(patch_size) if embedding is None else embedding
-    _check_triple("embedding", embedding)
+    check_triple("embedding", embedding)
     if any(step not in (1, 2, 4) for step in embedding):
         raise ValueError(f"embedding must be 1, 2 or 4 per axis, got {tuple(embedding)}")
     geometry = SwinGeometry(tuple(patch_size), tuple(embedding), ())
@@ -84,7 +85,7 @@ def checked_geometry(
     if not isinstance(strides, Sequence) or len(strides) != STAGES - 1:
         raise ValueError(f"strides must be {STAGES - 1} lists of 3 numbers, got {strides!r}")
     for number, stride in enumerate(strides):
-        _check_triple(f"strides[{number}]", stride)
+        check_triple(f"strides[{number}]", stride)
         if any(step not in (1, 2) for step in stride):
             raise ValueError(f"strides[{number}] must be 1 or 2 per axis, got {tuple(stride)}")
     geometry = SwinGeometry(tuple(patch_size), tuple(embedding), tuple(tuple(stride) for stride in strides))
@@ -107,10 +108,19 @@ def checked_windows(name: str, windows: Sequence[int | Sequence[int]], count: in
         raise ValueError(f"{name} must be {count} windows, got {windows!r}")
     found = [(window,) * 3 if isinstance(window, int) else tuple(window) for window in windows]
     for number, window in enumerate(found):
-        _check_triple(f"{name}[{number}]", window)
+        check_triple(f"{name}[{number}]", window)
     return tuple(found)
 
 
-def _check_triple(name: str, values: Sequence[int]) -> None:
-    if len(values) != 3 or any(type(value) is not int or value < 1 for value in values):
+def check_triple(name: str, values: Any) -> None:
+    """Check that there is a number of at least 1 for each axis.
+
+    Raises:
+        ValueError: If not.
+    """
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != 3
+        or any(type(value) is not int or value < 1 for value in values)
+    ):
         raise ValueError(f"{name} must be 3 integers of at least 1, got {values!r}")

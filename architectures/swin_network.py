@@ -79,15 +79,20 @@ class SwinNetwork(nn.Module):
                 f"embed_dim must be even and a multiple of num_heads, got {self.embed_dim} for {self.num_heads} heads"
             )
         for name, values, count in (("depths", depths, STAGES), ("decoder_depths", decoder_depths, STAGES - 1)):
-            if len(values) != count or any(type(value) is not int or value < 1 for value in values):
+            if (
+                not isinstance(values, Sequence)
+                or len(values) != count
+                or any(type(value) is not int or value < 1 for value in values)
+            ):
                 raise ValueError(f"{name} must be {count} integers of at least 1, got {values!r}")
-        if not 0 <= drop_path < 1:
+        check_flags(quirk=quirk)
+        if not isinstance(drop_path, int | float) or not 0 <= drop_path < 1:
             raise ValueError(f"drop_path must be at least 0 and below 1, got {drop_path!r}")
         self.input_channels = input_channels
         self.depths, self.decoder_depths = tuple(depths), tuple(decoder_depths)
         self.drop_path, self.quirk = drop_path, quirk
-        self.windows = checked_windows("windows", windows or self.default_windows, STAGES)
-        decoder_windows = decoder_windows or self.default_decoder_windows
+        self.windows = checked_windows("windows", self.default_windows if windows is None else windows, STAGES)
+        decoder_windows = self.default_decoder_windows if decoder_windows is None else decoder_windows
         self.decoder_windows = checked_windows("decoder_windows", decoder_windows, STAGES - 1)
         widths = [self.embed_dim * 2**stage for stage in range(STAGES)]
         self.stem = PatchEmbedding(input_channels, self.embed_dim, self.geometry.stem_strides)
@@ -171,6 +176,17 @@ class Decoder(nn.Module):
         self.seg_layers = nn.ModuleList(
             nn.ConvTranspose3d(width, num_classes, triple(step), triple(step)) for width, step in layers
         )
+
+
+def check_flags(**flags: Any) -> None:
+    """Check that arguments are True or False: text would count as True.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in flags.items():
+        if type(value) is not bool:
+            raise ValueError(f"{name} must be true or false, got {value!r}")
 
 
 def planned_width(patch_size: Sequence[int]) -> int:

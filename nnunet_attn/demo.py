@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from nnunet_attn.datasets.phantom import FILE_ENDING, LABELS, write_phantom
+from nnunet_attn.datasets.phantom import LABELS, write_phantom
+from nnunet_attn.datasets.raw import FILE_ENDING
 from nnunet_attn.errors import InputError
 from nnunet_attn.paths import NNUNET_FOLDERS, TRAINER_VARIABLE, check_writable, make_folder, nnunet_environment
 from nnunet_attn.planning.derived import narrowed_plans, write_plans

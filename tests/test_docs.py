@@ -10,7 +10,7 @@ import pytest
 
 from nnunet_attn.architectures.build import locate, option_names
 from nnunet_attn.architectures.registry import NETWORKS, Network
-from nnunet_attn.benchmark import learning, speed
+from nnunet_attn.benchmark import learning, position, speed
 from nnunet_attn.cli import _parser
 from nnunet_attn.doctor import trainer_names
 from nnunet_attn.paths import nnunet_environment
@@ -23,6 +23,7 @@ PARSERS = {
     "nnunet-attn": _parser(),
     "python -m nnunet_attn.benchmark.speed": speed._parser(),
     "python -m nnunet_attn.benchmark.learning": learning._parser(),
+    "python -m nnunet_attn.benchmark.position": position._parser(),
 }
 
 
@@ -81,7 +82,7 @@ def test_every_command_and_option_is_documented() -> None:
         section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", cli, re.MULTILINE | re.DOTALL)
         assert section is not None, f"{name} has no section"
         assert not [option for option in options(parser) if f"`{option}`" not in section[1]], name
-    for module in (speed, learning):
+    for module in (speed, learning, position):
         for option in options(module._parser()):
             assert re.search(rf"`{option}[` ]", speeds), f"{module.__name__}: {option}"
 

@@ -92,9 +92,9 @@ class MemoryBlock(SwinBlock):
             cells: Sub-volumes of each crop, (b cells).
             seen: True for sub-volumes that a training crop has reached, (sub-volumes).
         """
-        voxels = to_windows(self.norm1(x), self.window, self.shift)
-        tokens = window_tokens.reshape(len(voxels), 1, -1)
-        attended = self.attn(torch.cat([tokens, voxels], 1), self.mask)
+        tokens = window_tokens.reshape(-1, 1, window_tokens.shape[-1])
+        windows = to_windows(self.norm1(x), self.window, self.shift, tokens)
+        attended = self.attn(windows, self.mask)
         x = self.add(x, attended[:, 1:])
         if self.global_attn is None:
             return x, window_tokens, volume_tokens

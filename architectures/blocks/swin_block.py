@@ -1,6 +1,6 @@
 """Blocks of window attention on a 3D map, and what lies between the stages of such a network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from dynamic_network_architectures.building_blocks.regularization import DropPath
@@ -128,6 +128,14 @@ class SkipAttentionBlock(SwinBlock):
         """Return the sum of both maps with what `x` has learnt from `skip`."""
         query, other = (to_windows(self.norm1(each), self.window, self.shift) for each in (x, skip))
         return self.add(x + skip, self.attn.forward_pair(query, other))
+
+
+class Stage(nn.Module):
+    """Blocks of one map size, under the name that stages with tokens give theirs."""
+
+    def __init__(self, blocks: Iterable[SwinBlock]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
 
 
 class ConvNorm(nn.Module):

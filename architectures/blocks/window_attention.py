@@ -99,7 +99,7 @@ class WindowAttention(nn.Module):
         added = self._added(mask, qkv.dtype) if fresh else self._kept(mask, qkv.dtype)
         count, length, _ = qkv.shape
         parts = qkv.view(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 n heads length width
-        if len(added) == 1:
+        if len(added) in (1, count):
             attended = F.scaled_dot_product_attention(*parts, attn_mask=added.expand(count, -1, -1, -1))
         else:
             # one sample after the other: the mask is of one, and repeating it would cost more than the attention
@@ -110,11 +110,8 @@ class WindowAttention(nn.Module):
     def _added(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Return bias and mask as one, (1 or windows, heads length length)."""
         both = self.bias()[None] if mask is None else self.bias() + mask[:, None].to(self.relative_bias.dtype)
-        length = both.shape[-1]
-        if both.device.type == "cuda" and length % 8:
-            # the kernels want rows that begin at multiples of 8, or copy everything at each call
-            both = F.pad(both, (0, -length % 8))[..., :length]
-        return both.to(dtype)
+        both = both.to(dtype)
+        return aligned_rows(both) if both.device.type == "cuda" else both
 
     def _kept(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The same, kept between calls in evaluation for as long as the biases stay what they are."""
@@ -127,6 +124,12 @@ class WindowAttention(nn.Module):
         if self._cached is None or self._cached[0] != key:
             self._cached = (key, self._added(mask, dtype).detach())
         return self._cached[1]
+
+
+def aligned_rows(added: Tensor) -> Tensor:
+    """Return the same numbers in rows that begin at multiples of 8: CUDA's kernels copy others at each call."""
+    length = added.shape[-1]
+    return F.pad(added, (0, -length % 8))[..., :length] if length % 8 else added
 
 
 def relative_index(window: Sequence[int], quirk: bool = False) -> Tensor:
@@ -151,8 +154,27 @@ def padded_size(size: Sequence[int], window: Sequence[int]) -> tuple[int, ...]:
     return tuple(-(-voxels // step) * step for voxels, step in zip(size, window, strict=True))
 
 
-def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
-    """Pad a map at its ends, roll it back by `shift` and cut it: (b d h w c) -> (b*windows voxels c)."""
+def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[int], tokens: Tensor | None = None) -> Tensor:
+    """Pad a map at its ends, roll it back by `shift` and cut it: (b d h w c) -> (b*windows voxels c).
+
+    With `tokens` (b*windows count c) these lie in front of the voxels, (b*windows count+voxels c).
+    """
+    cut = _cut(x, window, shift)
+    count = window[0] * window[1] * window[2]
+    if tokens is None:
+        return cut.reshape(-1, count, x.shape[-1])
+    if torch.is_grad_enabled():
+        return torch.cat([tokens, cut.reshape(-1, count, x.shape[-1])], 1)
+    # straight to their place, which saves a pass over the map
+    number, ahead = tokens.shape[:2]
+    both = x.new_empty(number, ahead + count, x.shape[-1], dtype=torch.result_type(tokens, x))
+    both[:, :ahead] = tokens
+    both[:, ahead:].view(cut.shape).copy_(cut)
+    return both
+
+
+def _cut(x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
+    """(b d h w c) -> (b, windows along each axis, voxels of a window along each axis, c), not contiguous."""
     size = x.shape[1:4]
     full = padded_size(size, window)
     if full != tuple(size):
@@ -161,8 +183,7 @@ def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor
     if any(shift):
         x = torch.roll(x, [-step for step in shift], (1, 2, 3))
     split = [number for voxels, step in zip(full, window, strict=True) for number in (voxels // step, step)]
-    x = x.view(len(x), *split, x.shape[-1]).permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(-1, window[0] * window[1] * window[2], x.shape[-1])
+    return x.reshape(len(x), *split, x.shape[-1]).permute(0, 1, 3, 5, 2, 4, 6, 7)
 
 
 def from_windows(windows: Tensor, size: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> Tensor:

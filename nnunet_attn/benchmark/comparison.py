@@ -87,6 +87,7 @@ def measured(
     wall_rounds: int = 0,
     on_round: Callable[[], object] = lambda: None,
     seconds: float = math.inf,
+    apart: bool = False,
 ) -> dict[str, Any]:
     """Measure what has been built, where the image is; see `compare`.
 
@@ -99,6 +100,8 @@ def measured(
         wall_rounds: As there.
         on_round: As there.
         seconds: Stop the measured rounds when another one would take longer than this in all, after one at least.
+        apart: Measure all rounds of the forward pass before those of the step: a process that predicts never trains,
+            and what training leaves of the allocator's memory changes what a large tensor costs.
     """
     on_cuda = image.device.type == "cuda"
     if on_cuda:
@@ -106,7 +109,12 @@ def measured(
     work = {variant.name: works(variant, image, precision, compiled) for variant in variants}
     with nullcontext() if on_cuda else measure.threads(1):
         clock = measure.cuda_seconds if on_cuda else measure.cpu_seconds
-        times = measure.interleaved(work, clock, rounds, on_round, seconds)
+        kinds = list(next(iter(work.values())))
+        times: dict[str, dict[str, list[float]]] = {name: {} for name in work}
+        for together in [[kind] for kind in kinds] if apart else [kinds]:
+            some = {name: {kind: own[kind] for kind in together} for name, own in work.items()}
+            for name, own in measure.interleaved(some, clock, rounds, on_round, seconds).items():
+                times[name] |= own
         networks = {variant.name: sizes(variant, work[variant.name], image) for variant in variants}
     for name, own in times.items():
         networks[name]["seconds"] = {kind: _summary(values) for kind, values in own.items()}

@@ -98,12 +98,19 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _keep_settings(args: argparse.Namespace, root: Path) -> dict[str, Any]:
+    return keep_settings(_settings(args), root)
+
+
+def keep_settings(settings: dict[str, Any], root: Path) -> dict[str, Any]:
     """Write the settings of a new working folder, or check that those of a used one are the same; returns them.
 
+    Args:
+        settings: What the folder's data are prepared with, JSON-able.
+        root: The folder.
     Raises:
         InputError: If they differ, or the folder was prepared without any.
     """
-    settings, file = _settings(args), root / SETTINGS_NAME
+    file = root / SETTINGS_NAME
     if not file.exists():
         if any((root / part).exists() for part in ("raw", "preprocessed", "results")):
             raise InputError(

@@ -9,10 +9,15 @@ from typing import Any
 
 from rich.console import Console
 
+from nnunet_attn.benchmark.markdown import HOW as _HOW
+from nnunet_attn.benchmark.markdown import KINDS, Results
+from nnunet_attn.benchmark.markdown import device as _device
+from nnunet_attn.benchmark.markdown import measured_with as _measured_with
+from nnunet_attn.benchmark.markdown import spread as _spread
+from nnunet_attn.benchmark.markdown import table as _table
+from nnunet_attn.benchmark.position_page import position_page
+from nnunet_attn.benchmark.window_page import tokens_page, window_page
 from nnunet_attn.errors import InputError
-
-KINDS = ("forward", "step")
-Results = Mapping[str, Mapping[str, Any]]
 
 _INDEX = """# Measured results
 
@@ -22,18 +27,14 @@ Every figure here was measured by a script of this repository; the JSON files ho
 - [Speed and memory](speed.md)
 - [Growth with the image](growth.md)
 - [Single layers](layer.md)
+- [Window attention](window.md)
+- [The cost of FINE's tokens](fine-tokens.md)
 - [Learning under a small budget](learning.md)
+- [Organs that differ by position alone](position.md)
 """
 
 _NO_CUDA = """
 Nothing here was measured on CUDA.
-"""
-
-# What the pages of all measurements of speed say alike
-_HOW = """
-On the CPU time is process CPU time at one thread; memory is what is held (parameters, buffers, input) plus the exact
-peak of the allocator's events. Ratios are medians over rounds of each round's ratio, measured in one process with the
-variants interleaved, with the quartiles in brackets. See [how to measure](../how-to/measure-speed.md).
 """
 
 _SPEED = f"""# Speed and memory
@@ -69,31 +70,9 @@ your data. See [how to measure](../how-to/measure-speed.md).
 """
 
 
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] + ["---:"] * (len(heading) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _device(result: Mapping[str, Any]) -> str:
-    """The device of a result of either kind; a machine with a GPU may have measured on its CPU."""
-    return result.get("settings", result)["device"]
-
-
 def index_page(results: Iterable[Mapping[str, Any]]) -> str:
     """Return the page that leads to the others; it says if no result was measured on CUDA."""
     return _INDEX + ("" if any(_device(result) == "cuda" for result in results) else _NO_CUDA)
-
-
-def _measured_with(result: Mapping[str, Any], file: str) -> str:
-    provenance = result["provenance"]
-    hardware, versions = provenance["hardware"], provenance["versions"]
-    on_cpu = f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
-    machine = hardware["gpu"]["name"] if _device(result) == "cuda" else on_cpu
-    return (
-        f"Measured {provenance['date_utc'][:10]} on {machine}; torch {versions['torch']}, "
-        f"nnunetv2 {versions['nnunetv2']}, nnunet_attn {versions['nnunet_attn']}. Data: [{file}]({file})\n\n"
-        f"```\n{provenance['command']}\n```\n"
-    )
 
 
 def speed_page(results: Results) -> str:
@@ -140,10 +119,6 @@ def _speed_cells(network: Mapping[str, Any], ratio: Mapping[str, Any] | None) ->
         f"{ratio['forward_flops']:.4f}",
     ]
     return [f"{cell} ({factor})" for cell, factor in zip(cells, ratios, strict=True)]
-
-
-def _spread(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['median']:.4f} [{ratio['q25']:.4f}, {ratio['q75']:.4f}]"
 
 
 def growth_page(results: Results) -> str:
@@ -250,7 +225,10 @@ def pages(folder: Path) -> dict[str, str]:
             "speed": speed_page,
             "growth": growth_page,
             "layer": layer_page,
+            "window": window_page,
+            "fine-tokens": tokens_page,
             "learning": learning_page,
+            "position": position_page,
         }
         found = {kind: read(f"{kind}-*.json") for kind in kinds}
         everything = [result for results in found.values() for result in results.values()]

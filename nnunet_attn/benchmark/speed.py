@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from nnunet_attn.architectures.fine import NO_POSITION
 from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.benchmark.command import add_common, check_common, note, run
 from nnunet_attn.benchmark.comparison import MEANING, WALL_ROUNDS, compare, wall_threads
@@ -23,7 +26,7 @@ from nnunet_attn.benchmark.topologies import (
     topology_named,
     with_patch,
 )
-from nnunet_attn.benchmark.transcriptions import transcription
+from nnunet_attn.benchmark.transcriptions import transcription, transcription_options
 from nnunet_attn.benchmark.variants import Build, file_build, registry_build, registry_name
 from nnunet_attn.errors import InputError
 
@@ -86,7 +89,7 @@ def _topology(args: argparse.Namespace) -> Topology:
 
 
 def _choose_reference(args: argparse.Namespace, topology: Topology) -> None:
-    """Fill in what ratios are against, if nothing was said about it."""
+    """Fill in what ratios are against, if nothing was said about it, and the options that make both one function."""
     if args.against is not None:
         return
     args.against = "PlainUNet"
@@ -95,6 +98,9 @@ def _choose_reference(args: argparse.Namespace, topology: Topology) -> None:
     path, reason = transcription(args.networks[0], topology)
     if path is not None:
         args.reference, args.against = [path], path.stem
+        name, given = args.networks[0], _options(args, args.networks)
+        options = {**transcription_options(name, topology), **given.get(name, {})}
+        args.options = json.dumps({name: options} if options else {})
     elif reason:
         note(f"{reason}; ratios are over PlainUNet")
 
@@ -150,7 +156,9 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "threads": {"seconds": 1, "wall_seconds": wall_threads()} if device.type == "cpu" else None,
         "wall_rounds": wall_rounds,
     }
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress, warnings.catch_warnings():
+        # images here belong to no volume, so the middle is as good as any place
+        warnings.filterwarnings("ignore", re.escape(NO_POSITION))
         task = progress.add_task("measuring", total=args.rounds + 1 + (wall_rounds + 1 if wall_rounds else 0))
         found = compare(
             builds,

@@ -111,11 +111,14 @@ TOPOLOGIES: dict[str, Topology] = {
 
 # Networks that were published in 2D are measured so, unless another topology is asked for.
 _IN_2D = {"AxialUNet", "GatedAxialUNet", "LoGo", "MedT", "MedTGlobal", "MedTLocal"}
+# These were published at a patch of 64 x 128 x 128.
+_IN_WINDOWS = {"FINE", "NNFormer", "NNFormer2021"}
 
 
 def default_topology(networks: Iterable[str]) -> str:
     """Return the name of the topology for networks of the registry, where none is asked for."""
-    return "axial-2d" if set(networks) <= _IN_2D else "gasa-paper"
+    names = set(networks)
+    return "axial-2d" if names <= _IN_2D else "3d" if names <= _IN_WINDOWS else "gasa-paper"
 
 
 def topology_named(name: str) -> Topology:

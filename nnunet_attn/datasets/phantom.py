@@ -3,17 +3,15 @@
 The two kidneys are one shape, mirrored at the midline and of one intensity, so that a network has to know where it is.
 """
 
-import json
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from nnunet_attn.datasets.raw import Case, check_new_dataset, write_dataset
 from nnunet_attn.errors import InputError
 
 LABELS = {"background": 0, "liver": 1, "lesion": 2, "left kidney": 3, "right kidney": 4}
@@ -23,7 +21,6 @@ NOMINAL_SPACING_MM = {2: (1.0, 1.0), 3: (2.0, 1.0, 1.0)}
 INTENSITY = {"spine": 180, "liver": 160, "lesion": 340, "left kidney": 260, "right kidney": 260}
 AIR, BODY = 10, 100
 NOISE_STD = 12
-FILE_ENDING = ".nii.gz"
 
 Floats = NDArray[np.floating[Any]]
 
@@ -199,57 +196,18 @@ def write_phantom(
     Raises:
         InputError: If a data set of this number exists, or an argument is out of its range.
     """
-    _check_arguments(raw_folder, dataset_id, dim, n_train, n_test, seed)
+    if dim not in (2, 3):
+        raise InputError(f"dim={dim}: a phantom has 2 or 3 axes")
+    check_new_dataset(raw_folder, dataset_id, n_train, n_test, seed)
     nominal = tuple(NOMINAL_SIZE[dim] if size is None else size)
     if len(nominal) != dim or min(nominal) < 14:
         raise InputError(f"size={nominal}: give {dim} numbers of voxels, each at least 14")
-    folder_name = f"Dataset{dataset_id:03d}_{name}"
-    raw_folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".phantom-", dir=raw_folder) as temporary:
-        folder = Path(temporary) / folder_name
-        for split, (suffix, n_cases) in enumerate({"Tr": n_train, "Ts": n_test}.items()):
-            (folder / f"images{suffix}").mkdir(parents=True)
-            (folder / f"labels{suffix}").mkdir()
-            for index in range(n_cases):
-                rng = np.random.default_rng([seed, dim, split, index])
-                varied = nominal[:-2] + tuple(n + 2 * int(rng.integers(-1, 2)) for n in nominal[-2:])
-                if dim == 3:
-                    varied = (varied[0] + int(rng.integers(-1, 2)), *varied[1:])
-                image, labels, spacing_mm = phantom_case(dim, varied, rng)
-                case = f"case_{split * n_train + index:03d}"
-                _write_image(image, spacing_mm, folder / f"images{suffix}" / f"{case}_0000{FILE_ENDING}")
-                _write_image(labels, spacing_mm, folder / f"labels{suffix}" / f"{case}{FILE_ENDING}")
-        _write_dataset_json(folder / "dataset.json", LABELS, n_train)
-        return folder.rename(raw_folder / folder_name)
 
+    def make_case(split: int, index: int) -> Case:
+        rng = np.random.default_rng([seed, dim, split, index])
+        varied = nominal[:-2] + tuple(n + 2 * int(rng.integers(-1, 2)) for n in nominal[-2:])
+        if dim == 3:
+            varied = (varied[0] + int(rng.integers(-1, 2)), *varied[1:])
+        return phantom_case(dim, varied, rng)
 
-def _check_arguments(raw_folder: Path, dataset_id: int, dim: int, n_train: int, n_test: int, seed: int) -> None:
-    if dim not in (2, 3):
-        raise InputError(f"dim={dim}: a phantom has 2 or 3 axes")
-    if not 1 <= dataset_id <= 999:
-        raise InputError(f"dataset_id={dataset_id}: nnU-Net's numbers go from 1 to 999")
-    if n_train < 5 or n_test < 0:
-        raise InputError(f"n_train={n_train}, n_test={n_test}: nnU-Net's five folds need n_train >= 5, and n_test >= 0")
-    if seed < 0:
-        raise InputError(f"seed={seed}: a seed is 0 or larger")
-    taken = sorted(raw_folder.glob(f"Dataset{dataset_id:03d}_*"))
-    if taken:
-        raise InputError(f"{taken[0]} exists: choose another number, or remove that folder")
-
-
-def _write_image(array: NDArray[np.generic], spacing_mm: Sequence[float], file: Path) -> None:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing([float(step) for step in reversed(spacing_mm)])
-    # World coordinates start at the middle of the image, as a scanner's do near its isocentre.
-    image.SetOrigin([-0.5 * (n - 1) * step for n, step in zip(image.GetSize(), image.GetSpacing(), strict=True)])
-    sitk.WriteImage(image, str(file), useCompression=True)
-
-
-def _write_dataset_json(file: Path, labels: Mapping[str, int], n_train: int) -> None:
-    content = {
-        "channel_names": {"0": "MRI"},
-        "labels": dict(labels),
-        "numTraining": n_train,
-        "file_ending": FILE_ENDING,
-    }
-    file.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    return write_dataset(raw_folder, f"Dataset{dataset_id:03d}_{name}", LABELS, n_train, n_test, make_case)

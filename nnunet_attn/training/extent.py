@@ -26,14 +26,18 @@ def recorded_extent(plans: Mapping[str, Any], configuration_name: str) -> Extent
     """Return the extent that plans hold for a configuration, None if they hold none.
 
     Raises:
-        ValueError: If the entry is not a list of positive integers, one an axis.
+        ValueError: If the entry is not a list of positive integers, one an axis, or what it is in is no table.
     """
-    entry = plans.get(PLANS_KEY)
-    extents = entry.get(EXTENT_KEY) if isinstance(entry, Mapping) else None
-    extent = extents.get(configuration_name) if isinstance(extents, Mapping) else None
+    entry = plans.get(PLANS_KEY, {})
+    extents = entry.get(EXTENT_KEY, {}) if isinstance(entry, Mapping) else entry
+    for key, table in ((PLANS_KEY, entry), (f"{PLANS_KEY}.{EXTENT_KEY}", extents)):
+        if not isinstance(table, Mapping):
+            raise ValueError(f"plans: {key} must be a table, got {table!r}; remove it, and it is worked out anew")
+    extent = extents.get(configuration_name)
     if extent is None:
         return None
-    if not isinstance(extent, list | tuple) or not all(type(size) is int and size > 0 for size in extent):
+    whole = isinstance(extent, list | tuple) and all(type(size) is int and size > 0 for size in extent)
+    if not whole or len(extent) != 3:
         raise ValueError(
             f"plans: {PLANS_KEY}.{EXTENT_KEY}.{configuration_name} must be a list of voxels along each axis, "
             f"got {extent!r}; remove it, and it is worked out anew"
@@ -101,7 +105,10 @@ def _extent_of_results(plans: PlansManager, configuration_name: str, trainer_nam
     if not nnUNet_results.is_set():
         return None
     folder = Path(str(nnUNet_results)) / plans.dataset_name
-    file = folder / f"{trainer_name}__{plans.plans_name}__{configuration_name}" / "plans.json"
+    model = folder / f"{trainer_name}__{plans.plans_name}__{configuration_name}"
+    file = model / "plans.json"
+    if not any(model.glob("fold_*/checkpoint_*.pth")):
+        return None  # nothing has been trained for it
     try:
         written = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # another fold, started in the same moment, may be writing it

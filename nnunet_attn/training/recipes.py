@@ -66,6 +66,9 @@ class Recipe:
 AXIAL_RECIPE = Recipe("adamw", learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=10)
 """Of the networks of gated axial attention; nnU-Net's SGD is made for convolutions."""
 
+WINDOW_RECIPE = Recipe("adamw", learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=10)
+"""Of nnFormer and FINE. Departs from their published code, which has nnU-Net's SGD: it learns more slowly by far."""
+
 MEDT_PAPER_RECIPE = Recipe("adam", learning_rate=1e-3, weight_decay=1e-5, schedule="constant")
 """MedT's published one (arXiv:2102.10662; the weight decay is its code's)."""
 

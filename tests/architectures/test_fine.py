@@ -15,6 +15,7 @@ from nnunet_attn.architectures import fine
 from nnunet_attn.architectures.build import PlannedUNet
 from nnunet_attn.architectures.fine import FINE, crop_cells, crop_position
 from nnunet_attn.architectures.nnformer import NNFormer2021
+from nnunet_attn.architectures.swin_network import check_flags
 
 PATCH, EXTENT = (8, 32, 32), (8, 160, 170)  # 5 x 5 sub-volumes
 BCV, BCV_EXTENT = (64, 128, 128), (218, 660, 660)
@@ -325,7 +326,7 @@ def test_the_plan_decides_patch_width_and_extent() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grid_axes": (1, 3)}, r"grid_axes must be some of 0, 1 and 2, got \(1, 3\)"),
+        ({"grid_axes": (1, 3)}, r"grid_axes must be a list of some of 0, 1 and 2, got \(1, 3\)"),
         ({"grid_axes": (1, 1)}, r"got \(1, 1\)"),
         ({"volume_extent": (8, 160)}, r"volume_extent must be 3 integers of at least 1, got \(8, 160\)"),
         ({"volume_extent": (8, 0, 160)}, r"got \(8, 0, 160\)"),
@@ -368,3 +369,15 @@ def test_one_graph_for_all_positions() -> None:
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert "one graph" in done.stdout
+
+
+def test_the_position_in_a_volume_one_voxel_thin() -> None:
+    # nnU-Net pads it to the patch: the volume lies in one of the two central planes, in the other one after a flip
+    coordinates = torch.zeros(2, 1, 6, 8, 8)
+    coordinates[0, :, 2] = coordinates[1, :, 3] = -37.5
+    assert crop_position(coordinates, (1,)).tolist() == [[0, -37.5, 0]] * 2
+
+
+def test_flags_that_are_no_flags_are_refused() -> None:
+    with pytest.raises(ValueError, match="carry must be true or false, got 'false'"):
+        check_flags(quirk=True, carry="false")

@@ -49,7 +49,7 @@ def test_parameters_are_as_many_as_published() -> None:
 def test_blocks_have_as_many_parameters_as_their_formula() -> None:
     for stage, blocks in enumerate(on_meta(NNFormer2021).encoder):
         c, heads = 192 * 2**stage, 6 * 2**stage
-        assert [sum(p.numel() for p in block.parameters()) for block in blocks] == [
+        assert [sum(p.numel() for p in block.parameters()) for block in blocks.blocks] == [
             12 * c**2 + 13 * c + 343 * heads
         ] * 2
 
@@ -64,7 +64,7 @@ def test_operations_are_those_of_the_formulas() -> None:
     for stage, blocks in enumerate(network.encoder):
         side, c = 32 // 2**stage, widths[stage]
         x = torch.empty(1, side, side, side, c, device="meta")
-        assert [flops(block, x) for block in blocks] == [2 * (attention[stage] + mlp[stage])] * 2
+        assert [flops(block, x) for block in blocks.blocks] == [2 * (attention[stage] + mlp[stage])] * 2
     # stages 0 to 2 are there twice, with two blocks each time
     blocks = sum(2 * (a + m) * n for a, m, n in zip(attention, mlp, (4, 4, 4, 2), strict=True))
     assert blocks == 218_691_010_560
@@ -82,14 +82,16 @@ def test_operations_are_those_of_the_formulas() -> None:
 
 def test_windows_and_blocks_are_the_published_ones() -> None:
     today, first = on_meta(NNFormer), on_meta(NNFormer2021)
-    encoder = [[block.window[0] for block in stage] for stage in today.encoder]
+    encoder = [[block.window[0] for block in stage.blocks] for stage in today.encoder]
     assert encoder == [[4, 4], [4, 4], [8, 8], [4, 4]]
-    assert [[block.window[0] for block in stage] for stage in today.decoder.stages] == [[8, 8], [4, 4], [4, 4]]
-    assert {block.window for stage in (*first.encoder, *first.decoder.stages) for block in stage} == {(4, 4, 4)}
-    assert [[block.shift[0] for block in stage] for stage in today.encoder] == [[0, 2], [0, 2], [0, 0], [0, 0]]
-    assert [[block.shift[0] for block in stage] for stage in today.decoder.stages] == [[0, 0], [0, 2], [0, 2]]
-    assert [[block.shift[0] for block in stage] for stage in first.decoder.stages] == [[0, 2], [0, 2], [0, 2]]
-    assert [[type(block) for block in stage] for stage in today.decoder.stages] == [[SkipAttentionBlock, SwinBlock]] * 3
+    assert [[block.window[0] for block in stage.blocks] for stage in today.decoder.stages] == [[8, 8], [4, 4], [4, 4]]
+    assert {block.window for stage in (*first.encoder, *first.decoder.stages) for block in stage.blocks} == {(4, 4, 4)}
+    assert [[block.shift[0] for block in stage.blocks] for stage in today.encoder] == [[0, 2], [0, 2], [0, 0], [0, 0]]
+    assert [[block.shift[0] for block in stage.blocks] for stage in today.decoder.stages] == [[0, 0], [0, 2], [0, 2]]
+    assert [[block.shift[0] for block in stage.blocks] for stage in first.decoder.stages] == [[0, 2], [0, 2], [0, 2]]
+    assert [[type(block) for block in stage.blocks] for stage in today.decoder.stages] == [
+        [SkipAttentionBlock, SwinBlock]
+    ] * 3
     assert [layer.kernel_size for layer in today.decoder.seg_layers] == [(2, 4, 4)] * 3
     assert [layer.kernel_size for layer in first.decoder.seg_layers] == [(2, 4, 4), (4, 4, 4), (4, 4, 4)]
     scales = [[1, 1, 1], [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]]
@@ -97,7 +99,7 @@ def test_windows_and_blocks_are_the_published_ones() -> None:
     assert first.deep_supervision_scales == [[1, 1, 1], [1, 0.5, 0.5], [0.5, 0.25, 0.25]]
     assert {way.conv.kernel_size for way in today.down} == {(3, 3, 3)}
     assert {way.conv.kernel_size for way in first.down} == {(2, 2, 2)}
-    assert all(block.attn.num_heads * 32 == block.attn.channels for stage in today.encoder for block in stage)
+    assert all(block.attn.num_heads * 32 == block.attn.channels for stage in today.encoder for block in stage.blocks)
 
 
 @BOTH
@@ -105,7 +107,7 @@ def test_rates_of_leaving_out_rise_through_encoder_and_decoder(kind: type[NNForm
     network = small(kind, drop_path=0.14)
 
     def rates(stages: Any) -> list[float]:
-        return [getattr(block.drop_path, "drop_prob", 0.0) for stage in stages for block in stage]
+        return [getattr(block.drop_path, "drop_prob", 0.0) for stage in stages for block in stage.blocks]
 
     assert rates(network.encoder) == pytest.approx([0.02 * number for number in range(8)])
     assert rates(network.decoder.stages) == pytest.approx([0.028 * number for number in range(6)])

@@ -93,8 +93,8 @@ EQUAL: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "deep": ({}, {"depths": (1, 3, 2, 1)}, {"depths": (1, 3, 2, 1), "decoder_depths": (2, 3, 1)}),
     "strides": (
         {"crop": (8, 32, 32)},
-        {"strides": [(1, 2, 2), (2, 2, 2), (2, 1, 2), (1, 1, 1)], "windows": (2, 2, 1, 1)},
-        {"strides": [(1, 2, 2), (2, 2, 2), (2, 1, 2)], "windows": (2, 2, 1, 1), "decoder_windows": (1, 2, 2)},
+        {"strides": [(2, 2, 2), (1, 2, 2), (2, 1, 2), (1, 1, 1)], "windows": (2, 2, 1, 1)},
+        {"strides": [(2, 2, 2), (1, 2, 2), (2, 1, 2)], "windows": (2, 2, 1, 1), "decoder_windows": (1, 2, 2)},
     ),
 }
 
@@ -244,7 +244,7 @@ DIFFERENCES: list[tuple[str, Change, list[str]]] = [
     (
         "nnformer",
         without("decoder.layers.2.blocks.0.attn.kv.weight", "decoder.layers.0.blocks.0.attn.kv.bias"),
-        ["missing key 'decoder.layers.2.blocks.0.attn.kv.weight'", "'decoder.stages.0.0.attn.kv.weight' here"],
+        ["missing key 'decoder.layers.2.blocks.0.attn.kv.weight'", "'decoder.stages.0.blocks.0.attn.kv.weight' here"],
     ),
     ("nnformer", without("final.1.up.bias"), ["missing key 'final.1.up.bias'", "decoder.seg_layers.1.bias"]),
     ("nnformer", changed(model_down__layers__3__downsample__norm__weight=(64,)), ["unknown key", "3.downsample.norm"]),
@@ -252,7 +252,7 @@ DIFFERENCES: list[tuple[str, Change, list[str]]] = [
     (
         "nnformer",
         changed(model_down__layers__0__blocks__1__attn__relative_position_bias_table=(125, 2)),
-        ["'encoder.0.1.attn.relative_bias' here", "(125, 2), expected (343, 2); it follows windows"],
+        ["'encoder.0.blocks.1.attn.relative_bias' here", "(125, 2), expected (343, 2); it follows windows"],
     ),
     ("nnformer_2021", lambda _: {}, ["missing key 'model_down.patch_embed.proj1.conv1.weight'"]),
     (
@@ -264,7 +264,7 @@ DIFFERENCES: list[tuple[str, Change, list[str]]] = [
     (
         "nnformer_2021",
         changed(encoder__layers__1__blocks__2__norm1__weight=(16,)),
-        ["unknown key 'encoder.layers.1.blocks.2.norm1.weight' ('decoder.stages.1.2.norm1.weight' here)"],
+        ["unknown key 'encoder.layers.1.blocks.2.norm1.weight' ('decoder.stages.1.blocks.2.norm1.weight' here)"],
     ),
     ("fine", without("vt_check"), ["missing key 'vt_check' ('seen' here)"]),
     (

@@ -103,15 +103,15 @@ def test_windows_are_those_of_each_axis_and_at_most_the_map() -> None:
         1, 2, (8, 32, 32), 4, 1, windows=[[1, 4, 4], 2, 4, (1, 2, 2)], decoder_windows=[2, [4, 2, 2], [2, 4, 16]]
     )
     assert built.geometry.sizes == ((8, 8, 8), (4, 4, 4), (4, 4, 4), (4, 4, 4))
-    assert [[block.window for block in stage] for stage in built.encoder] == [
+    assert [[block.window for block in stage.blocks] for stage in built.encoder] == [
         [(1, 4, 4)] * 2,
         [ALL_2] * 2,
         [(4, 4, 4)] * 2,
         [(1, 2, 2)] * 2,
     ]
-    assert [stage[1].window for stage in built.decoder.stages] == [ALL_2, (4, 2, 2), (2, 4, 8)]
-    assert [stage[1].shift for stage in built.encoder] == [(0, 2, 2), (1, 1, 1), (0, 0, 0), (0, 1, 1)]
-    assert [stage[1].shift for stage in built.decoder.stages] == [(1, 1, 1), (0, 1, 1), (1, 2, 0)]
+    assert [stage.blocks[1].window for stage in built.decoder.stages] == [ALL_2, (4, 2, 2), (2, 4, 8)]
+    assert [stage.blocks[1].shift for stage in built.encoder] == [(0, 2, 2), (1, 1, 1), (0, 0, 0), (0, 1, 1)]
+    assert [stage.blocks[1].shift for stage in built.decoder.stages] == [(1, 1, 1), (0, 1, 1), (1, 2, 0)]
 
 
 @pytest.mark.parametrize(

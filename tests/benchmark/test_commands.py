@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_attn.benchmark import growth, layer, speed
+from nnunet_attn.benchmark import growth, layer, speed, window, window_tokens
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "measure-speed.md").read_text(encoding="utf-8")
 COMMANDS = {
     "speed": (speed, "## Speed and memory"),
     "growth": (growth, "## Growth with the image"),
     "layer": (layer, "## Single layers"),
+    "window": (window, "## Window attention"),
+    "window_tokens": (window_tokens, "## FINE's tokens"),
 }
 
 
@@ -34,5 +36,6 @@ def test_the_commands_parse_and_name_what_exists(name: str) -> None:
     assert lines
     for line in lines:
         args: argparse.Namespace = module._parser().parse_args(shlex.split(line.removeprefix(beginning)))
-        given = args.reference if isinstance(args.reference, list) else [args.reference]
+        given = getattr(args, "reference", None)
+        given = given if isinstance(given, list) else [given]
         assert all(path is None or path.is_file() for path in given)

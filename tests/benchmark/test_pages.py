@@ -10,7 +10,10 @@ from nnunet_attn.benchmark.pages import learning_page, main, pages
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
-@pytest.mark.parametrize("name", ["README.md", "speed.md", "growth.md", "layer.md", "learning.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "speed.md", "growth.md", "layer.md", "window.md", "fine-tokens.md", "learning.md", "position.md"],
+)
 def test_the_kept_pages_are_those_that_the_script_makes(name: str) -> None:
     assert (RESULTS / name).read_text() == pages(RESULTS)[name], (
         "run: python -m nnunet_attn.benchmark.pages docs/results"
@@ -63,6 +66,30 @@ def test_iou_is_shown_where_it_was_kept() -> None:
     page = learning_page({"learning-made.json": result})
     assert "| minus A | IoU, mean |" in page
     assert "| A | 0.000 | 0.500 | 0.700 | 0.600 | +0.000 | 0.450 |" in page
+
+
+def test_a_study_of_positions_becomes_a_table(tmp_path: Path) -> None:
+    dices = {"A": (0.5, 0.7), "B": (0.2, 0.3)}
+    result = {key: value for key, value in made_result().items() if key not in ("mean_dice", "runs")}
+    result |= {
+        "seeds": [3, 4],
+        "reference": "B",
+        "median_size": [16, 127.5, 131],
+        "test_cases": 5,
+        "options": {"FINE": {"embed_dim": 24}},
+        "mean": {name: {"dice": sum(pair) / 2, "dice_of_the_union": 0.875} for name, pair in dices.items()},
+        "difference_to_reference": {"A": 0.35, "B": 0.0},
+        "runs": [
+            {"network": name, "seed": seed, "dice": dice}
+            for name, pair in dices.items()
+            for seed, dice in zip((3, 4), pair, strict=True)
+        ],
+    }
+    (tmp_path / "position-made.json").write_text(json.dumps(result))
+    page = pages(tmp_path)["position.md"]
+    assert "## 3 epochs of 5 iterations, 2 seeds" in page and "16x128x131 in the median, patch 8x8, batch 2" in page
+    assert "| trainer | seed 3 | seed 4 | mean Dice | minus B | Dice of the union |" in page
+    assert "| A | 0.500 | 0.700 | 0.600 | +0.350 | 0.875 |" in page
 
 
 def timed(seconds: float, mebibytes: float) -> dict:
@@ -137,6 +164,46 @@ def test_a_layer_result_becomes_a_table(tmp_path: Path) -> None:
     times, memory = "1000.00 (0.5000 [0.2500, 1.0000])", "2.0 (0.2500)"
     assert "## Along the width, cpu, fp32, 8 heads, 5 rounds" in page
     assert f"| gated | 16 | 64 | 256 | {times} | {times} | {memory} | {memory} | 2.0e-06 |" in page
+
+
+def test_a_window_result_becomes_a_table_with_both_bounds(tmp_path: Path) -> None:
+    found = made_measurement()
+    found["settings"]["head_width"] = 32
+    del found["networks"], found["ratios"]
+    kinds = ("forward", "step")
+    own = {**timed(1, 2), "beyond_weights_bytes": dict.fromkeys(kinds, 2**19), "saved_bytes": 3 * 2**20}
+    ratios = {
+        "B": {**over(0.5, 0.25), "beyond_weights_bytes": dict.fromkeys(kinds, 0.125), "saved_bytes": 0.75},
+        "C": over(0.375, 0.2),
+        "D": over(0.4375, 0.22),
+    }
+    layer = {"size": 8, "channels": 64, "window": 4, "shifted": True, "equality": {"eval": 2e-6}}
+    layer = {**layer, "networks": {"A": timed(2, 8), "B": own}, "ratios": ratios}
+    (tmp_path / "window-made.json").write_text(json.dumps({**found, "layers": [layer]}))
+    page = pages(tmp_path)["window.md"]
+    times, memory = "1000.00 (0.5000 [0.2500, 1.0000]; 0.375, 0.438)", "2.0 (0.2500; 0.200, 0.220)"
+    row = f"| 8^3, 64, 4^3, shifted | {times} | {times} | {memory} | {memory} | 0.5 (0.1250) | 3.0 (0.7500) | 2.0e-06 |"
+    assert row in page
+
+
+def test_a_result_of_tokens_becomes_two_tables(tmp_path: Path) -> None:
+    found = made_measurement()
+    found["settings"]["input_shape"] = [1, 3, 8, 16, 16]
+    size = {"width": 48, "rounds": 5, "networks": found.pop("networks"), "ratios": found.pop("ratios")}
+    counts = {
+        "width": 192,
+        "networks": {
+            name: {"saved_bytes": number * 2**20, "parameters": 2**19} for name, number in (("A", 8), ("B", 9))
+        },
+        "ratios": {"B": {"saved_bytes": 1.125, "parameters": 1.0}},
+    }
+    (tmp_path / "fine-tokens-made.json").write_text(json.dumps({**found, "sizes": [size], "activations": [counts]}))
+    page = pages(tmp_path)["fine-tokens.md"]
+    times, memory = "1.000 (0.5000 [0.2500, 1.0000])", "2.0 (0.2500)"
+    assert "## Patch 8x16x16, cpu, fp32, at most 5 rounds" in page
+    assert f"| B | 48 | 5 | {times} | {times} | {memory} | {memory} |" in page
+    assert "| A | 192 | 8.0 | 524,288 | 2.0 |" in page
+    assert "| B | 192 | 9.0 (1.1250) | 524,288 (1.0000) | 2.0 (1.0000) |" in page
 
 
 def test_a_learning_result_becomes_a_table(tmp_path: Path) -> None:

@@ -1,18 +1,25 @@
 """The short form of the speed command: a published network against its transcription, where there is one."""
 
 import json
+import re
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+from nnunet_attn.architectures.fine import NO_POSITION
 from nnunet_attn.architectures.registry import NETWORKS
+from nnunet_attn.benchmark import speed
+from nnunet_attn.benchmark.equality import equalise
 from nnunet_attn.benchmark.speed import main
 from nnunet_attn.benchmark.topologies import default_topology, topology_named
-from nnunet_attn.benchmark.transcriptions import TRANSCRIPTIONS, transcription
-from nnunet_attn.benchmark.variants import registry_name
+from nnunet_attn.benchmark.transcriptions import TRANSCRIPTIONS, transcription, transcription_options
+from nnunet_attn.benchmark.variants import file_build, make_variant, registry_build, registry_name
 from nnunet_attn.errors import InputError
 
 ROOT = Path(__file__).parents[2]
+TINY_3D = topology_named("tiny")
 TINY = ["--patch", "32", "64", "--rounds", "5", "--wall-rounds", "0"]
 
 
@@ -35,15 +42,23 @@ def test_no_two_networks_share_a_spelling() -> None:
 
 
 def test_every_transcription_is_in_the_checkout_and_of_a_network() -> None:
-    for network in TRANSCRIPTIONS:
+    for network, row in TRANSCRIPTIONS.items():
         assert registry_name(network) == network
-        path, reason = transcription(network, topology_named("axial-2d"))
+        path, reason = transcription(network, topology_named(default_topology([network])))
         assert path is not None and path.is_file() and not reason
+        path, reason = transcription(network, topology_named("3d" if row.dims == 2 else "axial-2d"))
+        assert path is None and reason.endswith(f"{row.file} is for {row.dims}D")
 
 
 @pytest.mark.parametrize(
     ("networks", "topology"),
-    [(["MedT"], "axial-2d"), (["MedT", "AxialUNet"], "axial-2d"), (["MedT", "GASAUNet"], "gasa-paper")],
+    [
+        (["MedT"], "axial-2d"),
+        (["MedT", "AxialUNet"], "axial-2d"),
+        (["MedT", "GASAUNet"], "gasa-paper"),
+        (["FINE", "NNFormer2021"], "3d"),
+        (["NNFormer", "MedT"], "gasa-paper"),
+    ],
 )
 def test_topology_by_network(networks: list[str], topology: str) -> None:
     assert default_topology(networks) == topology
@@ -104,7 +119,47 @@ def test_what_is_asked_for_is_the_reference(words: list[str], measured: list[str
     assert result["settings"]["reference_network"] == measured[0]
 
 
-def test_three_dimensions_have_no_transcription(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("network", ["NNFormer", "NNFormer2021", "FINE"])
+def test_networks_of_windows_are_their_transcriptions(network: str) -> None:
+    path, _ = transcription(network, TINY_3D)
+    assert path is not None
+    options = transcription_options(network, TINY_3D)
+    pair = [
+        make_variant(path.stem, file_build(path, TINY_3D), torch.device("cpu"), 0),
+        make_variant(network, registry_build(network, TINY_3D, options), torch.device("cpu"), 0),
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", re.escape(NO_POSITION))
+        found = equalise(pair, torch.randn(1, *TINY_3D.input_shape[1:]), 0)
+    assert found["weights_of"] == path.stem
+    assert found["max_abs_difference"][network] <= 1e-5 * found["largest_output"]
+
+
+def test_options_make_a_network_the_published_function() -> None:
+    assert transcription_options("MedT", topology_named("axial-2d")) == {}
+    assert transcription_options("NNFormer", TINY_3D) == {"quirk": True}
+    assert transcription_options("FINE", TINY_3D) == {
+        "quirk": True,
+        "carry": False,
+        "volume_tokens": True,
+        "grid_axes": [1, 2],
+        "volume_extent": [80, 160, 160],
+    }
+
+
+def test_short_form_in_three_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "MIN_ROUNDS", 1)
+    out = tmp_path / "speed.json"
+    words = ["--network", "nn_former", "--topology", "tiny", "--patch", "8", "16", "16", "--batch-size", "1"]
+    own = ["--options", '{"NNFormer": {"drop_path": 0.0}}', "--rounds", "1", "--wall-rounds", "0"]
+    assert main([*words, *own, "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert list(result["networks"]) == ["slow_nnformer", "NNFormer"]
+    assert result["settings"]["options"] == {"NNFormer": {"quirk": True, "drop_path": 0.0}}
+    assert result["equality"]["weights_of"] == "slow_nnformer"
+
+
+def test_three_dimensions_have_no_transcription_of_networks_for_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--network", "medt", "--topology", "3d", "--patch", "8", "17", "16"]) == 2
     path, reason = transcription("MedT", topology_named("3d"))
     assert path is None and "2D" in reason

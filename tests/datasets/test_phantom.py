@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_attn.datasets import phantom
+from nnunet_attn.datasets import phantom, raw
 from nnunet_attn.datasets.phantom import (
     LABELS,
     NOMINAL_SIZE,
@@ -146,7 +146,7 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(phantom, "_write_dataset_json", full_disk)
+    monkeypatch.setattr(raw, "_write_dataset_json", full_disk)
     with pytest.raises(OSError, match="no space left"):
         write_phantom(tmp_path, 3, n_train=5, n_test=0)
     assert not list(tmp_path.iterdir())

@@ -332,6 +332,10 @@ def test_a_results_folder_keeps_its_extent(tmp_path: Path, monkeypatch: pytest.M
     folder.mkdir(parents=True)
     earlier = anisotropic(nnunet_attn={"fine_extent": {"3d_fullres": [12, 35, 44]}})
     (folder / "plans.json").write_text(json.dumps(earlier))
+    line = plans_with_extent(anisotropic(), "3d_fullres", "nnUNetTrainerX")[1]
+    assert line is not None and "fingerprint" in line, "nothing has been trained for it yet"
+    (folder / "fold_0").mkdir()
+    (folder / "fold_0" / "checkpoint_latest.pth").touch()
     plans, line = plans_with_extent(anisotropic(), "3d_fullres", "nnUNetTrainerX")
     assert recorded_extent(plans, "3d_fullres") == (12, 35, 44) and line is not None and "earlier results" in line
     assert plans_with_extent(earlier, "3d_fullres", "nnUNetTrainerX")[0] == earlier
