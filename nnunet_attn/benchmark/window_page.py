@@ -16,16 +16,16 @@ mask is added. The deeper the stage, the more of the time are these products, an
 gradients of their weights. Peak memory in eval has the sum of biases and mask that our layer keeps from one call to the
 next. The last columns have what is kept for the backward pass, weights aside, which adds up over a network's layers.
 
-Each layer is measured in a process of its own, all rounds of eval before those of train. The direct layer's
+Each layer is measured in a process of its own, and eval before anything is trained there. The direct layer's
 similarities are large tensors, 48 MiB each at the first stage; what they cost depends on whether the process has the
-memory or gets it anew from the system, as a process that only predicts does.
+memory already, from training, or gets it anew from the system, as a process that only predicts does.
 
 Goals: eval at most 0.67 of the direct time at the first stage and 0.95 at the others, train at most 0.87 and 1.05; peak
 memory at most 0.7 in eval and 0.9 in train. Where one of the two bounds leaves less than 0.04 for a goal, the bound +
 0.04 is the goal.
 
 Missed on the CPU: in eval, peak memory where windows are shifted, for the sum of biases and masks of all windows that
-is kept, and for the same reason time at the first stage; in train, peak memory of 768 channels in windows of 4, half of
+is kept, and time at the deepest stage, by a hundredth; in train, peak memory of 768 channels in windows of 4, half of
 which are the gradients of the weights.
 {HOW}"""
 
