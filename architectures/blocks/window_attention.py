@@ -167,7 +167,7 @@ def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[int], tokens: T
         return torch.cat([tokens, cut.reshape(-1, count, x.shape[-1])], 1)
     # straight to their place, which saves a pass over the map
     number, ahead = tokens.shape[:2]
-    both = x.new_empty(number, ahead + count, x.shape[-1], dtype=torch.result_type(tokens, x))
+    both = x.new_empty(number, ahead + count, x.shape[-1], dtype=torch.promote_types(tokens.dtype, x.dtype))
     both[:, :ahead] = tokens
     both[:, ahead:].view(cut.shape).copy_(cut)
     return both
