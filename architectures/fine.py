@@ -162,10 +162,17 @@ class FINE(NNFormer2021):
                 with torch.no_grad():
                     reached = torch.zeros_like(self.seen).scatter(0, cells.flatten(), True)
                     self.seen.logical_or_(reached)
-        return self._logits(self._decode(self._embedded(image), cells))
+        return self._logits(self.decode(self._embedded(image), cells))
 
-    def _decode(self, x: Tensor, cells: Tensor | None) -> list[Tensor]:
-        """Return the decoder's maps of an embedded image (b d h w c), finest first, channels last."""
+    def decode(self, x: Tensor, cells: Tensor | None = None) -> list[Tensor]:
+        """Return the decoder's maps of an embedded image (b d h w c), finest first, channels last.
+
+        Args:
+            x: The embedded image.
+            cells: Sub-volumes of each crop, (b cells); None: those of a crop in the middle of its volume.
+        """
+        if cells is None and self._has_volume_tokens:
+            cells = crop_cells(x.new_zeros(len(x), 3), self.geometry.patch_size, self.grid)
         seen = self.seen if self._has_volume_tokens else None
         skips, maps, tokens = [], [], None
         for number, (stage, norm) in enumerate(zip(self.encoder, self.norms, strict=True)):
@@ -178,13 +185,6 @@ class FINE(NNFormer2021):
             x, tokens = stage(up(x) + skips.pop(), cells, seen, tokens)
             maps.insert(0, x)
         return maps
-
-    def decode(self, x: Tensor) -> list[Tensor]:
-        """Return the decoder's maps of an embedded image of a crop in the middle of its volume, finest first."""
-        cells = None
-        if self._has_volume_tokens:
-            cells = crop_cells(x.new_zeros(len(x), 3), self.geometry.patch_size, self.grid)
-        return self._decode(x, cells)
 
     @classmethod
     def plan_arguments(cls, plan: PlannedUNet) -> dict[str, Any]:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunet_attn.architectures.blocks.axial_function import compute_type, without_autocast
 from nnunet_attn.architectures.blocks.window_function import chunked_window_attention
 from nnunet_attn.architectures.shapes import Tokens
 
 # Between voxels that the shift has brought side by side; finite as published, so that no row can be all masked.
 MASKED = -100.0
 BIAS_STD = 0.02
+# Elements of the masks that are put together at once in evaluation on a CPU, 1 MiB in float32; measured.
+_CHUNK_ELEMENTS = 2**18
 
 
 class WindowAttention(nn.Module):
@@ -64,7 +67,7 @@ class WindowAttention(nn.Module):
         self.relative_bias = nn.Parameter(torch.empty(rows, num_heads))
         nn.init.trunc_normal_(self.relative_bias, std=BIAS_STD)
         self.register_buffer("index", relative_index(self.window, quirk), persistent=False)
-        self._cached: tuple[Any, Tensor] | None = None
+        self._cached: tuple[Any, Tensor, Tensor | None] | None = None
 
     def forward(self, x: Tokens, mask: Tensor | None = None) -> Tokens:
         """Attend; `mask` is added to the similarities of each window, (windows length length)."""
@@ -73,6 +76,26 @@ class WindowAttention(nn.Module):
     def forward_pair(self, query: Tokens, x: Tokens) -> Tokens:
         """Attend from queries that are taken as they are, (n length c), to `x`, (n length c)."""
         return self.proj(self._attended(torch.cat([query, self.kv(x)], -1), None))
+
+    def attention_weights(self, x: Tokens, mask: Tensor | None = None, source: Tensor | None = None) -> Tensor:
+        """Return what the values are weighed with, (n heads query key); each row adds up to 1.
+
+        In float32 at least.
+
+        Args:
+            x: See `forward`; with `source` the queries of `forward_pair`.
+            mask: See `forward`.
+            source: What `forward_pair` attends to.
+        """
+        with without_autocast(x):
+            x = x.to(self.proj.weight.dtype)
+            qkv = self.qkv(x) if source is None else torch.cat([x, self.kv(source.to(x.dtype))], -1)
+            parts = qkv.to(compute_type(qkv)).unflatten(-1, (3, self.num_heads, -1))
+            query, key, _ = parts.permute(2, 0, 3, 1, 4)  # n heads length width
+            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + self.bias()
+            if mask is not None:
+                scores = (scores.unflatten(0, (-1, len(mask))) + mask[:, None]).flatten(0, 1)
+            return torch.softmax(scores, -1)
 
     def bias(self) -> Tensor:
         """Return the bias of each head, (heads length length), zero for tokens."""
@@ -96,9 +119,11 @@ class WindowAttention(nn.Module):
         if learns and (qkv.device.type == "cpu" or not qkv.requires_grad):
             return chunked_window_attention(qkv, self.bias(), mask, self.num_heads)
         fresh = learns or self.training or torch.compiler.is_compiling()
-        added = self._added(mask, qkv.dtype) if fresh else self._kept(mask, qkv.dtype)
+        added, kinds = (self._added(mask, qkv.dtype), None) if fresh else self._kept(mask, qkv.dtype)
         count, length, _ = qkv.shape
         parts = qkv.view(count, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 n heads length width
+        if kinds is not None:
+            return self._attended_by_kind(parts, added, kinds)
         if len(added) in (1, count):
             attended = F.scaled_dot_product_attention(*parts, attn_mask=added.expand(count, -1, -1, -1))
         else:
@@ -107,23 +132,50 @@ class WindowAttention(nn.Module):
             attended = torch.cat([F.scaled_dot_product_attention(*sample, attn_mask=added) for sample in samples])
         return attended.transpose(1, 2).reshape(count, length, self.channels)
 
+    def _attended_by_kind(self, parts: Tensor, added: Tensor, kinds: Tensor) -> Tensor:
+        """Attend with the masks of some windows at a time, (3 n heads length width) -> (n length c).
+
+        Args:
+            parts: Queries, keys and values.
+            added: Biases and mask of each kind of window, (kinds heads length length).
+            kinds: Which of them each window of a sample has, (windows).
+        """
+        _, count, heads, length, width = parts.shape
+        output = parts.new_empty(count, length, heads, width)
+        together = max(1, _CHUNK_ELEMENTS // added[0].numel())
+        for start in range(0, count, together):
+            windows = slice(start, min(start + together, count))
+            own = added[kinds[torch.arange(windows.start, windows.stop) % len(kinds)]]
+            attended = F.scaled_dot_product_attention(*parts[:, windows], attn_mask=own)
+            output[windows] = attended.transpose(1, 2)
+        return output.view(count, length, self.channels)
+
     def _added(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Return bias and mask as one, (1 or windows, heads length length)."""
         both = self.bias()[None] if mask is None else self.bias() + mask[:, None].to(self.relative_bias.dtype)
         both = both.to(dtype)
         return aligned_rows(both) if both.device.type == "cuda" else both
 
-    def _kept(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The same, kept between calls in evaluation for as long as the biases stay what they are."""
+    def _kept(self, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The same, kept between calls in evaluation for as long as the biases stay what they are.
+
+        On a CPU only once for all windows that have the same mask, and which of these each window has: shifts make 8
+        kinds of windows at most.
+        """
         table = self.relative_bias
         try:
             version = table._version
         except RuntimeError:  # made in inference mode, where PyTorch does not count changes
-            return self._added(mask, dtype)
+            return self._added(mask, dtype), None
         key = (table.device, dtype, table.data_ptr(), version, None if mask is None else mask.shape)
         if self._cached is None or self._cached[0] != key:
-            self._cached = (key, self._added(mask, dtype).detach())
-        return self._cached[1]
+            kinds = None
+            if mask is not None and table.device.type == "cpu":
+                different, which = torch.unique(mask, dim=0, return_inverse=True)
+                if len(different) < len(mask):
+                    mask, kinds = different, which
+            self._cached = (key, self._added(mask, dtype).detach(), kinds)
+        return self._cached[1:]
 
 
 def aligned_rows(added: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ Results = Mapping[str, Mapping[str, Any]]
 # What the pages of all measurements of speed say alike
 HOW = """
 On the CPU time is process CPU time at one thread; memory is what is held (parameters, buffers, input) plus the exact
-peak of the allocator's events. Ratios are medians over rounds of each round's ratio, measured in one process with the
-variants interleaved, with the quartiles in brackets. See [how to measure](../how-to/measure-speed.md).
+peak of the allocator's events. Ratios are medians over rounds of each round's ratio, with the quartiles in brackets;
+what is compared runs interleaved in one process. See [how to measure](../how-to/measure-speed.md).
 """
 
 

@@ -191,7 +191,7 @@ def add_memory(found: dict[str, Any], variants: Sequence[Variant], shape: Sequen
     for variant in variants:
         network = found["networks"][variant.name]
         kept = getattr(variant.inference.get_submodule("layer"), "_cached", None)
-        cached = kept[1].numel() * kept[1].element_size() if kept is not None else 0
+        cached = sum(part.numel() * part.element_size() for part in (kept or ())[1:] if part is not None)
         allocated = network["allocated_bytes"]
         network["peak_memory_bytes"]["forward"] += cached
         network["beyond_weights_bytes"] = {

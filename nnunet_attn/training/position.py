@@ -106,7 +106,7 @@ def _placed_copy(stock_class: type[nnUNetBaseDataset], axes: Axes, state: dict[s
     return made
 
 
-def crop_position(coordinates: Tensor, axes: Axes) -> Tensor:
+def centre_of_crop(coordinates: Tensor, axes: Axes) -> Tensor:
     """Return the position of a crop's centre along each axis, from the crop's channels of coordinates.
 
     (axes d h w) -> (axes); the crop may reach out of the volume, where coordinates are 0.
@@ -145,7 +145,7 @@ class PlacedTransforms(BasicTransform):
         """Return the transformed sample."""
         crop = data_dict["image"]
         image_channels = len(crop) - len(self.axes)
-        position = crop_position(crop[image_channels:], self.axes)
+        position = centre_of_crop(crop[image_channels:], self.axes)
         sample = self.pipeline(**{**data_dict, "image": crop[:image_channels]})
         image = sample["image"]
         places = position.to(image.dtype).view(-1, *[1] * (image.ndim - 1)).expand(-1, *image.shape[1:])
@@ -205,7 +205,9 @@ class PositionTrainer(AttentionTrainer):
         """Start as other trainers do, and say in the log how large volumes are and which positions are read."""
         super().on_train_start()
         axes = ", ".join(map(str, self._position_axes)) or "none, one crop holds a volume"
-        self.print_to_log_file(f"{self._extent_line}; axes along which the network reads its position: {axes}")
+        grid = getattr(self._plain_network(), "grid", None)
+        cells = f"sub-volumes: {' x '.join(map(str, grid))}; " if grid else ""
+        self.print_to_log_file(f"{self._extent_line}; {cells}axes along which the network reads its position: {axes}")
 
 
 def _placed_getter(getter: Callable[..., BasicTransform], axes: Axes) -> Callable[..., BasicTransform]:

@@ -16,6 +16,8 @@ GOALS = {
     "speed-gated-axial-unet-cpu.json": ("GatedAxialUNet", (0.4, 0.45), (0.1, 0.2)),
     "speed-medt-cpu.json": ("MedT", (0.4, 0.45), (1 / 3, 1 / 3)),
 }
+# The one layer that holds more than the transcription, by length, channels, variant and axis: a copy of its input
+MORE_MEMORY = {(16, 128, "no_position", 0): 1.08}
 
 
 def kept(name: str) -> dict[str, Any]:
@@ -55,7 +57,8 @@ def test_long_lines_are_several_times_as_fast_and_no_layer_needs_much_more_memor
     for layer in result["layers"]:
         check_ratios(layer)
         ratio = layer["ratios"]["GatedAxialAttention"]
-        assert max(ratio["peak_memory_bytes"].values()) <= 1.1
+        most = MORE_MEMORY.get((layer["length"], layer["channels"], layer["variant"], result["settings"]["axis"]), 1.01)
+        assert max(ratio["peak_memory_bytes"].values()) <= most
         if layer["length"] == 16 and layer["variant"] == "gated":
             assert ratio["seconds"]["forward"]["median"] <= 1
             assert ratio["seconds"]["step"]["median"] <= 1.15

@@ -118,7 +118,7 @@ def test_a_smoke_of_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert set(result["provenance"]) >= {"versions", "hardware", "seed", "date_utc", "command"}
     assert str(tmp_path) not in out.read_text()
     log = (tmp_path / "work" / "log.txt").read_text()
-    assert "axes along which the network reads its position: 1, 2" in log
+    assert "sub-volumes: 1 x 4 x 4; axes along which the network reads its position: 1, 2" in log
     words[words.index("--cases") + 1] = "6"
     assert main(words) == 2
     assert "was prepared with cases 5, now it is 6" in capsys.readouterr().err

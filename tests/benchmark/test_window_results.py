@@ -17,13 +17,11 @@ FIRST, OTHERS, MEMORY = (0.67, 0.87), (0.95, 1.05), (0.7, 0.9)
 # What a bound leaves must be more than this, or the goal is this above the bound
 ROOM = 0.04
 # What is missed, as the page says, and what it must not exceed: by size, channels, window, shifted, quantity and kind.
-# Where windows are shifted, evaluation keeps the sum of biases and mask of all windows. In the deep stage the gradients
-# of the weights are half of the memory.
+# Where windows are shifted, evaluation keeps the sum of biases and mask of each kind of window; of eight windows each is
+# of its own kind. In the deep stage the gradients of the weights are half of the memory.
 MISSED = {
     (4, 1536, 4, False, "seconds", "forward"): 0.97,
-    (32, 192, 4, True, "peak_memory_bytes", "forward"): 0.85,
-    (16, 384, 4, True, "peak_memory_bytes", "forward"): 0.85,
-    (8, 768, 4, True, "peak_memory_bytes", "forward"): 0.9,
+    (8, 768, 4, True, "peak_memory_bytes", "forward"): 0.81,
     (8, 768, 4, False, "peak_memory_bytes", "step"): 1.0,
     (8, 768, 4, True, "peak_memory_bytes", "step"): 1.0,
 }
@@ -83,13 +81,14 @@ def test_tokens_cost_little() -> None:
     for size in result["sizes"]:
         assert list(size["networks"]) == [WITHOUT, ANEW, CARRIED]
         check_times(size)
-    narrow = result["sizes"][0]
-    assert narrow["rounds"] >= 5
-    for name in (ANEW, CARRIED):
-        for kind in KINDS:
-            # missed by FINE as it is by default, as the page says
-            goal = 1.08 if name == CARRIED else 1.06
-            assert narrow["ratios"][name]["seconds"][kind]["median"] <= goal
+    assert [size["width"] for size in result["sizes"]] == [48, 192] and result["sizes"][0]["rounds"] >= 15
+    for size in result["sizes"]:
+        assert size["rounds"] >= 5
+        for name in (ANEW, CARRIED):
+            for kind in KINDS:
+                # missed at a quarter of the published width by FINE as it is by default, as the page says
+                goal = 1.08 if (size["width"], name) == (48, CARRIED) else 1.06
+                assert size["ratios"][name]["seconds"][kind]["median"] <= goal
     assert 192 in [counted["width"] for counted in result["activations"]]
     for counted in result["activations"]:
         for name in (ANEW, CARRIED):

@@ -28,7 +28,7 @@ from nnunet_attn.training.extent import (
     recorded_extent,
 )
 from nnunet_attn.training.network import planned_unet
-from nnunet_attn.training.position import PlacedTransforms, PlacedVolume, crop_position, placed_dataset
+from nnunet_attn.training.position import PlacedTransforms, PlacedVolume, centre_of_crop, placed_dataset
 from tests.made.data import CASES, CPU, make_trainer, train_some, write_preprocessed
 from tests.made.plans import KINDS, LABELS, Kind, configuration
 from tests.made.position import (
@@ -131,9 +131,9 @@ def test_the_position_of_a_crop_that_reaches_out_of_its_volume() -> None:
     for low in (-4, -3):  # one voxel in a crop of eight, behind or before the middle
         crop = crop_and_pad_nd(volume, [[low, low + 8], [-5, 11], [10, 26]], 0)
         # along axis 1: -5 + 7.5 - 2; along axis 2: 10 + 7.5 - 14.5
-        assert crop_position(torch.from_numpy(crop)[1:], (1, 2)).tolist() == [0.5, 3.0]
+        assert centre_of_crop(torch.from_numpy(crop)[1:], (1, 2)).tolist() == [0.5, 3.0]
     with pytest.raises(ValueError, match="1 channels of coordinates for 2 axes"):
-        crop_position(torch.zeros(1, 4, 4, 4), (1, 2))
+        centre_of_crop(torch.zeros(1, 4, 4, 4), (1, 2))
 
 
 def coordinates(shape: tuple[int, ...]) -> np.ndarray:

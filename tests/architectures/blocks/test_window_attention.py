@@ -227,6 +227,23 @@ def test_changed_biases_are_noticed(change: Callable[[WindowAttention], None]) -
     assert not torch.allclose(evaluate(layer, x), after), "the mask is kept with them"
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_windows_with_the_same_mask_share_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, dtype: torch.dtype
+) -> None:
+    layer = drawn((2, 2, 2)).eval().to(dtype)
+    mask = shift_mask((6, 4, 6), (2, 2, 2), (1, 0, 1), 0).to(dtype)
+    x = torch.randn(3 * len(mask), 8, CHANNELS, dtype=dtype)
+    monkeypatch.setattr(window_attention, "_CHUNK_ELEMENTS", chunk * HEADS * 64)
+    found = evaluate(layer, x, mask)
+    assert layer._cached is not None
+    assert len(mask) == 18 and len(layer._cached[1]) == 4, "at the end of an axis that is shifted or not"
+    rtol, atol = (1e-11, 1e-12) if dtype == torch.float64 else (1e-4, 1e-5)
+    torch.testing.assert_close(found, published(layer)(x.double(), mask.double()).to(dtype), rtol=rtol, atol=atol)
+    assert torch.equal(evaluate(layer, x, mask), found), "and again from what is kept"
+
+
 def test_training_and_loading_forget_what_was_kept() -> None:
     layer, x = drawn((2, 2, 2)).eval(), torch.randn(2, 8, CHANNELS, dtype=torch.float64)
     for forget in (layer.train, lambda: layer.load_state_dict(layer.state_dict())):
