@@ -25,6 +25,7 @@ class PlannedUNet:
         requires_import: Those arguments whose text is a dotted path to a class.
         volume_extent: Voxels along each axis of the largest volume to expect, for networks that know where their crop
             lies in it; None if the plans do not say.
+        spacing: Distance of voxels along each axis in mm, after resampling; None if it is not known.
     """
 
     patch_size: tuple[int, ...]
@@ -32,6 +33,7 @@ class PlannedUNet:
     arch_kwargs: Mapping[str, Any]
     requires_import: Sequence[str] = field(default=("conv_op", "norm_op", "dropout_op", "nonlin"))
     volume_extent: tuple[int, ...] | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 def locate(dotted_path: str) -> Any:

@@ -19,6 +19,7 @@ class Network:
         title: One line for tables.
         source: Paper and identifier.
         small_options: Arguments that make it small enough for a test on a CPU.
+        trainer_options: Names that the plans may set beside the network's arguments, read by its trainers alone.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Network:
     cascade: bool = True
     fixed_patch: bool = True
     small_options: Mapping[str, Any] = field(default_factory=dict)
+    trainer_options: tuple[str, ...] = ()
 
 
 _NARROW: dict[str, Any] = {"features": [8, 8, 16, 16], "depths": [1, 2, 1, 1], "num_heads": 4, "stem_channels": [4, 8]}
@@ -44,6 +46,15 @@ NETWORKS: tuple[Network, ...] = (
         dims=(2, 3),
         title="the U-Net that the plans name, without attention: the reference of every comparison",
         source="Isensee et al. 2021, doi:10.1038/s41592-020-01008-z",
+        fixed_patch=False,
+    ),
+    Network(
+        name="UNetPlusPlus",
+        class_path="nnunet_attn.architectures.unet_plus_plus.UNetPlusPlus",
+        trainers=("nnUNetTrainerUNetPlusPlus",),
+        dims=(2, 3),
+        title="UNet++: nested, densely connected nodes between encoder and decoder, without attention",
+        source="Zhou et al. 2018, arXiv:1807.10165; the baseline of Karimi et al. 2021, arXiv:2102.13645",
         fixed_patch=False,
     ),
     Network(
@@ -135,6 +146,17 @@ NETWORKS: tuple[Network, ...] = (
         source="Themyr et al. 2022, arXiv:2210.05313",
         cascade=False,
         small_options=_NARROW_WINDOWS,
+    ),
+    Network(
+        name="PatchTransformer",
+        class_path="nnunet_attn.architectures.patch_transformer.PatchTransformer",
+        trainers=("nnUNetTrainerPatchTransformer", "nnUNetTrainerPatchTransformerPaper"),
+        dims=(2, 3),
+        title="no convolutions: attention among the patches of a block, which labels the block's centre patch",
+        source="Karimi et al. 2021, arXiv:2102.13645",
+        fixed_patch=False,
+        small_options={"embed_dim": 32, "depth": 2, "num_heads": 4, "head_dim": 8, "mlp_dim": 64},
+        trainer_options=("train_cells", "batch_size"),
     ),
 )
 

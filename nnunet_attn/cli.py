@@ -72,6 +72,65 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("-tr", required=True, metavar="TRAINER", help="for example nnUNetTrainerGASA")
     weights.add_argument("-o", required=True, type=Path, metavar="OUT", help="file to write, for -pretrained_weights")
     weights.set_defaults(run=_import_weights)
+
+    # nnU-Net's own parser reads the rest, help included: nothing here may look like an option of this one
+    predict = commands.add_parser(
+        "predict",
+        help="nnUNetv2_predict with its flags; PatchTransformer in one exact pass over each image",
+        add_help=False,
+        prefix_chars="+",
+    )
+    predict.add_argument("words", nargs=argparse.REMAINDER, help="arguments of nnUNetv2_predict, and --phases")
+    predict.set_defaults(run=_predict)
+
+    splits = commands.add_parser("splits", help="add nested splits with few labelled cases, behind nnU-Net's own folds")
+    splits.add_argument("-d", required=True, metavar="ID", help="data set name or ID, preprocessed")
+    splits.add_argument(
+        "--labels",
+        required=True,
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="numbers of labelled cases, each with a fifth of them (at least one) for validation",
+    )
+    splits.add_argument("--seed", type=int, default=0, help="seed of the choice. Default: 0")
+    splits.set_defaults(run=_splits)
+
+    maps = commands.add_parser("attention-maps", help="show where a trained network looks, in the image's own geometry")
+    maps.add_argument("-d", required=True, metavar="ID", help="data set name or ID it was trained on")
+    maps.add_argument("-tr", required=True, metavar="TRAINER", help="for example nnUNetTrainerGASA")
+    maps.add_argument("-f", default="0", metavar="FOLD", help="fold, or all. Default: 0")
+    maps.add_argument("-i", required=True, type=Path, metavar="IMAGES", help="folder of images, or one image")
+    maps.add_argument("-o", required=True, type=Path, metavar="DIR", help="folder to write to")
+    maps.add_argument("-c", metavar="CONFIGURATION", help="Default: the only one that has been trained")
+    maps.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans. Default: nnUNetPlans")
+    maps.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="Default: checkpoint_final.pth")
+    maps.add_argument("-device", default="cuda", choices=("cpu", "cuda", "mps"), help="Default: cuda")
+    maps.add_argument("-prev_stage_predictions", type=Path, metavar="DIR", help="of a cascade's previous stage")
+    maps.add_argument("--stages", nargs="+", metavar="NAME", help="only these stages, also NAME,NAME. Default: all")
+    maps.add_argument("--heads", default="mean", choices=("mean", "all"), help="all: also files of the single heads")
+    maps.add_argument("--voxel", metavar="I,J,K", help="what this voxel of the image file attends to, from 0")
+    maps.add_argument("--query", default="all", choices=("all", "centre"), help="PatchTransformer: whose attention")
+    maps.add_argument("--no-self", action="store_true", help="PatchTransformer: without attention to oneself")
+    maps.set_defaults(run=_attention_maps)
+
+    pretrain = commands.add_parser("pretrain", help="learn from images without labels first, for -pretrained_weights")
+    pretrain.add_argument("-d", required=True, metavar="ID", help="data set whose images are learned from")
+    pretrain.add_argument("-tr", required=True, metavar="TRAINER", help="trainer to fine-tune with")
+    pretrain.add_argument("-c", required=True, metavar="CONFIGURATION", help="for example 3d_fullres")
+    pretrain.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans to fine-tune with")
+    pretrain.add_argument("--for", dest="target", metavar="ID", help="planned data set to fine-tune on. Default: -d")
+    pretrain.add_argument(
+        "--task",
+        required=True,
+        choices=("denoise", "inpaint", "both"),
+        help="take noise away, fill in what is hidden, or one of the two for each step",
+    )
+    pretrain.add_argument("--c", action="store_true", dest="resume", help="continue a training that was broken off")
+    pretrain.add_argument("-device", choices=("cpu", "cuda", "mps"), help="Default: cuda where there is one, else cpu")
+    pretrain.add_argument("--num-gpus", type=int, default=1, metavar="N", help="GPUs to train on. Default: 1")
+    pretrain.add_argument("--npp", type=int, default=4, metavar="N", help="processes that prepare images. Default: 4")
+    pretrain.set_defaults(run=_pretrain)
     return parser
 
 
@@ -137,6 +196,62 @@ def _import_weights(arguments: argparse.Namespace) -> int:
         console.print(Text(f"{title}: {len(keys)}" + "".join(f"\n  {key}" for key in keys)))
     console.print(Text(f"nnU-Net itself initialises the output layers ({SEGMENTATION_HEADS}) anew."))
     console.print(Text(f"Train with: nnUNetv2_train {a.d} {a.c} 0 -p {a.p} -tr {a.tr} -pretrained_weights {a.o}"))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from nnunet_attn.inference.predict import predict
+
+    predict(arguments.words)
+    return 0
+
+
+def _attention_maps(arguments: argparse.Namespace) -> int:
+    from nnunet_attn.inference.attention_maps import MapOptions, parsed_stages, parsed_voxel, write_attention_maps
+    from nnunet_attn.inference.attention_model import ModelName, find_cases, load_model
+
+    a = arguments
+    options = MapOptions(parsed_stages(a.stages), a.heads, parsed_voxel(a.voxel), a.query, not a.no_self)
+    model = load_model(ModelName(a.d, a.tr, a.f, a.c, a.p, a.chk), a.device)
+    cases = find_cases(a.i, model.dataset_json["file_ending"])
+    console = Console(highlight=False, soft_wrap=True)
+    for case, files in write_attention_maps(model, cases, a.o, options, a.prev_stage_predictions):
+        console.print(Text(f"{case}: {len(files)} files, among them {files[-2]}"))
+    return 0
+
+
+def _splits(arguments: argparse.Namespace) -> int:
+    from nnunet_attn.datasets.splits import add_reduced_splits
+
+    report = add_reduced_splits(arguments.d, arguments.labels, arguments.seed)
+    console = Console(highlight=False, soft_wrap=True)
+    if report.made:
+        console.print(Text(f"{report.file} is new; its first five folds are nnU-Net's own"))
+    for fold in report.folds:
+        console.print(
+            Text(
+                f"{fold.labels} labels ({fold.training} for training, {fold.validation} for validation) "
+                f"-> fold {fold.fold}{'' if fold.fold in report.added else ', there already'}"
+            )
+        )
+    console.print(Text(f"chosen from {report.cases} cases with seed {arguments.seed}"))
+    if not report.added:
+        console.print(Text(f"{report.file} is as it was"))
+    console.print(
+        Text(f"Train with: nnUNetv2_train {arguments.d} CONFIGURATION {report.folds[0].fold} -tr TRAINER"),
+    )
+    return 0
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    from nnunet_attn.pretraining.chain import run_pretraining
+    from nnunet_attn.pretraining.request import Pretraining
+
+    a = arguments
+    request = Pretraining(
+        a.d, a.tr, a.c, a.p, a.target, a.task, a.resume, device=a.device, num_gpus=a.num_gpus, workers=a.npp
+    )
+    run_pretraining(request, Console(highlight=False))
     return 0
 
 

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from nnunet_attn.architectures.blocks.axial_function import compute_type, relative_attention, without_autocast
+from nnunet_attn.architectures.blocks.axial_function import (
+    compute_type,
+    relative_attention,
+    relative_weights,
+    without_autocast,
+)
 from nnunet_attn.architectures.blocks.axial_statistics import similarity_statistics
 from nnunet_attn.architectures.shapes import FeatureMap
 
@@ -163,6 +168,18 @@ class GatedAxialAttention(nn.Module):
         apply = self._train if self.training else self._evaluate
         attended = apply(lines, length, *self._gates())
         return attended.view(len(x), self.channels, -1, after, length).transpose(3, 4).reshape(x.shape)
+
+    def attention_weights(self, lines: Tensor) -> Tensor:
+        """Return the matrices P of lines in evaluation, (n c length) -> (n heads query key); rows add up to 1."""
+        before, behind = self._gates()
+        scale, shift = _affine(self.bn_qkv)
+        with without_autocast(lines):
+            projected = F.conv1d(lines.to(scale.dtype), self.qkv.weight * scale[:, None, None], shift)
+        table = self._table(lines.shape[-1], before)
+        norm = self.bn_similarity
+        scales = (norm.weight * torch.rsqrt(norm.running_var + norm.eps)).view(-1, self.num_heads)
+        scales = scales if table is None else _of_all_terms(scales, behind, None)
+        return relative_weights(self._packed(projected, lines.shape[-1]), table, scales)
 
     def _gates(self) -> tuple[Tensor | None, Tensor | None]:
         """The gates before and behind the norms, each (query, key, content, position) or None."""

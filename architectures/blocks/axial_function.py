@@ -315,3 +315,15 @@ def _attend_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _attend.register_autograd(_attend_gradient, setup_context=_keep_inputs)
+
+
+def relative_weights(packed: Tensor, relative: Tensor | None, scales: Tensor) -> Tensor:
+    """Return what `relative_attention` weighs the values with, (lines heads query key); each row adds up to 1.
+
+    In float32 at least. Memory is that of the result, which `relative_attention` never holds.
+    """
+    dtype = compute_type(packed)
+    with without_autocast(packed):
+        part = _Lines(packed, scales.to(dtype), dtype)
+        weights = part.probabilities(_Tables(table_or_none(relative, packed).to(dtype)))
+    return weights.unflatten(0, packed.shape[:2])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunet_attn.architectures.blocks.axial_function import compute_type, without_autocast
 from nnunet_attn.architectures.shapes import FeatureMap, Tokens, WidenedMap
 
 POSITIONS = ("after", "before", "none")
@@ -142,6 +143,13 @@ class GASABlock(nn.Module):
         query, key, value = packed.permute(2, 0, 3, 1, 4)
         heads = F.scaled_dot_product_attention(query, key, value)
         return self.proj_norm(self.proj(heads.transpose(1, 2).flatten(2)))
+
+    def attention_weights(self, tokens: Tokens) -> Tensor:
+        """Return what `_attend` weighs the tokens' values with, (b heads query key); each row adds up to 1."""
+        with without_autocast(tokens):
+            packed = self.qkv_norm(self.qkv(tokens.to(self.qkv.weight.dtype))).unflatten(-1, (3, self.num_heads, -1))
+            query, key, _ = packed.to(compute_type(packed)).permute(2, 0, 3, 1, 4)
+            return torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1)
 
     def _to_voxels(self, tokens: Tokens) -> Tensor:
         """Copy each token to all voxels of its slice, (b n embed) -> (b k*embed *space)."""

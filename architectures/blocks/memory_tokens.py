@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nnunet_attn.architectures.blocks.axial_function import compute_type, without_autocast
 from nnunet_attn.architectures.blocks.swin_block import SwinBlock
 from nnunet_attn.architectures.blocks.window_attention import to_windows
 from nnunet_attn.architectures.shapes import Tokens, VoxelMap
@@ -35,6 +36,14 @@ class TokenAttention(nn.Module):
         added = None if unseen is None else (unseen.to(parts.dtype) * UNSEEN)[:, None, None].expand(-1, -1, count, -1)
         attended = F.scaled_dot_product_attention(*parts, attn_mask=added)
         return self.proj(attended.transpose(1, 2).reshape(batch, count, channels))
+
+    def attention_weights(self, x: Tokens, unseen: Tensor | None = None) -> Tensor:
+        """Return what the values are weighed with, (b heads query key); each row adds up to 1."""
+        with without_autocast(x):
+            qkv = self.qkv(x.to(self.proj.weight.dtype)).unflatten(-1, (3, self.num_heads, -1))
+            query, key, _ = qkv.to(compute_type(qkv)).permute(2, 0, 3, 1, 4)
+            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+            return torch.softmax(scores if unseen is None else scores + (unseen * UNSEEN)[:, None, None], -1)
 
 
 class MemoryBlock(SwinBlock):

@@ -9,13 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from nnunet_attn.benchmark.markdown import HOW as _HOW
-from nnunet_attn.benchmark.markdown import KINDS, Results
-from nnunet_attn.benchmark.markdown import device as _device
-from nnunet_attn.benchmark.markdown import measured_with as _measured_with
-from nnunet_attn.benchmark.markdown import spread as _spread
-from nnunet_attn.benchmark.markdown import table as _table
+from nnunet_attn.benchmark.markdown import HOW, KINDS, Results, device, measured_with, spread, table
+from nnunet_attn.benchmark.patches_page import patches_page
 from nnunet_attn.benchmark.position_page import position_page
+from nnunet_attn.benchmark.pretraining_page import pretraining_page
 from nnunet_attn.benchmark.window_page import tokens_page, window_page
 from nnunet_attn.errors import InputError
 
@@ -24,14 +21,19 @@ _INDEX = """# Measured results
 Every figure here was measured by a script of this repository; the JSON files hold versions, hardware, seeds and date.
 `python -m nnunet_attn.benchmark.pages docs/results` makes these pages from them.
 
-- [Speed and memory](speed.md)
-- [Growth with the image](growth.md)
-- [Single layers](layer.md)
-- [Window attention](window.md)
-- [The cost of FINE's tokens](fine-tokens.md)
-- [Learning under a small budget](learning.md)
-- [Organs that differ by position alone](position.md)
 """
+
+_TITLES = {
+    "speed": "Speed and memory",
+    "growth": "Growth with the image",
+    "layer": "Single layers",
+    "window": "Window attention",
+    "fine-tokens": "The cost of FINE's tokens",
+    "learning": "Learning under a small budget",
+    "position": "Organs that differ by position alone",
+    "patches": "The patch transformer's grid",
+    "pretraining": "Pre-training where few labels are",
+}
 
 _NO_CUDA = """
 Nothing here was measured on CUDA.
@@ -44,7 +46,7 @@ published network (`slow_*`, in `tests/reference`), which has the same weights. 
 one after another, as published; `slow_medt_folded` has them in the batch. A step is forward and backward with deep
 supervision, without the optimiser. FLOPs are of one forward pass, a multiplication and an addition counted as two;
 not counted are the transcription's products over a single channel, which PyTorch makes elementwise ones.
-{_HOW}"""
+{HOW}"""
 
 _GROWTH = f"""# Growth with the image
 
@@ -52,13 +54,13 @@ Time and memory of a forward pass in eval mode and of a training step (forward a
 is the exponent of time or memory ~ pixels^alpha by least squares; in brackets, that between the two largest sizes
 alone, where what does not grow weighs least. `slow_*` is the direct transcription of the published network, where it
 was measured.
-{_HOW}"""
+{HOW}"""
 
 _LAYER = f"""# Single layers
 
 Gated axial attention against its direct transcription (`DirectAxialAttention` in `tests/reference`), with the same
 weights. Eval is a forward pass without gradients, train one with the backward pass to parameters and input.
-{_HOW}"""
+{HOW}"""
 
 _LEARNING = """# Learning under a small budget
 
@@ -70,9 +72,10 @@ your data. See [how to measure](../how-to/measure-speed.md).
 """
 
 
-def index_page(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return the page that leads to the others; it says if no result was measured on CUDA."""
-    return _INDEX + ("" if any(_device(result) == "cuda" for result in results) else _NO_CUDA)
+def index_page(kinds: Iterable[str], results: Iterable[Mapping[str, Any]]) -> str:
+    """Return the page that leads to those of some kinds; it says if no result was measured on CUDA."""
+    lines = "".join(f"- [{_TITLES[kind]}]({kind}.md)\n" for kind in kinds)
+    return _INDEX + lines + ("" if any(device(result) == "cuda" for result in results) else _NO_CUDA)
 
 
 def speed_page(results: Results) -> str:
@@ -92,7 +95,7 @@ def speed_page(results: Results) -> str:
             rows.append([name, *_speed_cells(network, ratio)])
         memory = ("forward peak, MiB", "step peak, MiB")
         heading = ("network", "forward, s", "step, s", *memory, "parameters", "GFLOP forward")
-        parts += [_table(heading, rows), _measured_with(result, file)]
+        parts += [table(heading, rows), measured_with(result, file)]
         if equality := result.get("equality"):
             told = ", ".join(f"{name} by {value:.1e}" for name, value in equality["max_abs_difference"].items())
             largest = f"the largest output is {equality['largest_output']:.2g}"
@@ -113,7 +116,7 @@ def _speed_cells(network: Mapping[str, Any], ratio: Mapping[str, Any] | None) ->
     if ratio is None:
         return cells
     ratios = [
-        *(_spread(ratio["seconds"][kind]) for kind in KINDS),
+        *(spread(ratio["seconds"][kind]) for kind in KINDS),
         *(f"{ratio['peak_memory_bytes'][kind]:.4f}" for kind in KINDS),
         f"{ratio['parameters']:.4f}",
         f"{ratio['forward_flops']:.4f}",
@@ -136,7 +139,7 @@ def growth_page(results: Results) -> str:
             for name, network in size["networks"].items():
                 times = [f"{network['seconds'][kind]['median']:.3f}" for kind in KINDS]
                 if ratio := size["ratios"].get(name):
-                    pairs = zip(times, (_spread(ratio["seconds"][kind]) for kind in KINDS), strict=True)
+                    pairs = zip(times, (spread(ratio["seconds"][kind]) for kind in KINDS), strict=True)
                     times = [f"{time} ({factor})" for time, factor in pairs]
                 memory = [f"{network['peak_memory_bytes'][kind] / 2**20:.1f}" for kind in KINDS]
                 rows.append([name, f"{size['side']} x {size['side']}", str(size["rounds"]), *times, *memory])
@@ -148,7 +151,7 @@ def growth_page(results: Results) -> str:
             ]
             rows.append([name, f"alpha, {own['sides'][0]} to {own['sides'][-1]}", "", *alphas])
         heading = ("network", "image", "rounds", "forward, s", "step, s", "forward peak, MiB", "step peak, MiB")
-        parts += [_table(heading, rows), _measured_with(result, file)]
+        parts += [table(heading, rows), measured_with(result, file)]
     return "\n".join(parts)
 
 
@@ -168,7 +171,7 @@ def layer_page(results: Results) -> str:
             (own,) = (name for name in layer["networks"] if name != settings["reference_network"])
             network, ratio = layer["networks"][own], layer["ratios"][own]
             times = [
-                f"{1000 * network['seconds'][kind]['median']:.2f} ({_spread(ratio['seconds'][kind])})" for kind in KINDS
+                f"{1000 * network['seconds'][kind]['median']:.2f} ({spread(ratio['seconds'][kind])})" for kind in KINDS
             ]
             memory = [
                 f"{network['peak_memory_bytes'][kind] / 2**20:.1f} ({ratio['peak_memory_bytes'][kind]:.4f})"
@@ -178,7 +181,7 @@ def layer_page(results: Results) -> str:
             rows.append([layer["variant"], *sizes, *times, *memory, f"{layer['equality']['eval']:.1e}"])
         heading = ("variant", "channels", "length", "lines", "eval, ms", "train, ms", "eval peak, MiB")
         heading = (*heading, "train peak, MiB", "largest relative difference")
-        parts += [_table(heading, rows), _measured_with(result, file)]
+        parts += [table(heading, rows), measured_with(result, file)]
     return "\n".join(parts)
 
 
@@ -206,12 +209,12 @@ def learning_page(results: Results) -> str:
             # results of older versions have no IoU
             iou = [f"{result['mean_iou'][base]['trained']:.3f}"] if "mean_iou" in result else []
             rows.append([base, *(f"{number:.3f}" for number in numbers), difference, *iou])
-        parts += [_table(heading, rows), _measured_with(result, file)]
+        parts += [table(heading, rows), measured_with(result, file)]
     return "\n".join(parts)
 
 
 def pages(folder: Path) -> dict[str, str]:
-    """Return the pages that belong to the JSON files in `folder`: file name -> Markdown.
+    """Return the pages that belong to the JSON files in `folder`: file name -> Markdown; none for a kind without any.
 
     Raises:
         InputError: If a file is no JSON, or no result of this package.
@@ -229,11 +232,13 @@ def pages(folder: Path) -> dict[str, str]:
             "fine-tokens": tokens_page,
             "learning": learning_page,
             "position": position_page,
+            "patches": patches_page,
+            "pretraining": pretraining_page,
         }
-        found = {kind: read(f"{kind}-*.json") for kind in kinds}
+        found = {kind: results for kind in kinds if (results := read(f"{kind}-*.json"))}
         everything = [result for results in found.values() for result in results.values()]
-        made = {f"{kind}.md": page(found[kind]) for kind, page in kinds.items()}
-        return {"README.md": index_page(everything), **made}
+        made = {f"{kind}.md": kinds[kind](results) for kind, results in found.items()}
+        return {"README.md": index_page(found, everything), **made}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         told = f"{type(error).__name__}: {error}"
         raise InputError(f"a JSON file in {folder} is no result of this package ({told}); move it away") from error

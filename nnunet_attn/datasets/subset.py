@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,28 @@ def dataset_name(source: Path) -> str:
     return os.path.basename(os.path.abspath(source))
 
 
+def case_images(source: Path, description: Mapping[str, Any], label: Path) -> list[Path]:
+    """Return the images of a labelled training case, in order of their channels.
+
+    Args:
+        source: Data set in nnU-Net's raw format.
+        description: Its dataset.json.
+        label: File of the case in `labelsTr`.
+    Raises:
+        InputError: If one is missing.
+    """
+    ending = description["file_ending"]
+    case = label.name.removesuffix(ending)
+    channels = len(description["channel_names"])
+    if ending in COLOUR_ENDINGS and not (source / "imagesTr" / f"{case}_0001{ending}").is_file():
+        channels = 1  # red, green and blue in one file
+    images = [source / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in range(channels)]
+    for image in images:
+        if not image.is_file():
+            raise InputError(f"{image} is missing: {label.name} has a label, but not every channel's image")
+    return images
+
+
 def copy_cases(source: Path, raw_folder: Path, count: int, held_out: int = 0) -> Path:
     """Copy the first cases of a data set, complete or not at all, and return the new folder, which has its name.
 
@@ -77,14 +100,7 @@ def copy_cases(source: Path, raw_folder: Path, count: int, held_out: int = 0) ->
             (partial / f"labels{suffix}").mkdir()
             for label in chosen:
                 shutil.copy(label, partial / f"labels{suffix}")
-                case = label.name.removesuffix(ending)
-                channels = len(description["channel_names"])
-                if ending in COLOUR_ENDINGS and not (source / "imagesTr" / f"{case}_0001{ending}").is_file():
-                    channels = 1  # red, green and blue in one file
-                for channel in range(channels):
-                    image = source / "imagesTr" / f"{case}_{channel:04d}{ending}"
-                    if not image.is_file():
-                        raise InputError(f"{image} is missing: {label.name} has a label, but not every channel's image")
+                for image in case_images(source, description, label):
                     shutil.copy(image, partial / f"images{suffix}")
         content = json.dumps({**description, "numTraining": count}, indent=4)
         (partial / "dataset.json").write_text(content + "\n", encoding="utf-8")

@@ -100,8 +100,8 @@ def _damaged(file: Path, what: str) -> str:
     return f"{file} does not hold the sizes of the data set ({what}); run nnUNetv2_extract_fingerprint for it again"
 
 
-def _extent_of_results(plans: PlansManager, configuration_name: str, trainer_name: str) -> Extent | None:
-    """Return the extent that an earlier training of the same trainer, plans and configuration has written down."""
+def plans_of_results(plans: PlansManager, configuration_name: str, trainer_name: str) -> dict[str, Any] | None:
+    """Return the plans that an earlier training of the same trainer, plans and configuration has written down."""
     if not nnUNet_results.is_set():
         return None
     folder = Path(str(nnUNet_results)) / plans.dataset_name
@@ -113,7 +113,12 @@ def _extent_of_results(plans: PlansManager, configuration_name: str, trainer_nam
         written = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # another fold, started in the same moment, may be writing it
         return None
-    return recorded_extent(written, configuration_name) if isinstance(written, Mapping) else None
+    return written if isinstance(written, dict) else None
+
+
+def _extent_of_results(plans: PlansManager, configuration_name: str, trainer_name: str) -> Extent | None:
+    written = plans_of_results(plans, configuration_name, trainer_name)
+    return None if written is None else recorded_extent(written, configuration_name)
 
 
 def plans_with_extent(

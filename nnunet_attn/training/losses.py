@@ -3,10 +3,12 @@
 from typing import Literal
 
 import torch
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LossTerms = Literal["dice_and_cross_entropy", "cross_entropy"]
+LossTerms = Literal["dice_and_cross_entropy", "cross_entropy", "dice"]
 
 
 class CrossEntropy(nn.Module):
@@ -42,6 +44,40 @@ class CrossEntropy(nn.Module):
         # an infinite logit where nothing is labelled must not reach the sum as infinity * 0
         each = torch.where(labelled, each, torch.zeros_like(each))
         return each.sum() / (labelled.sum() * logits.shape[1]).clamp(min=1)
+
+
+class Dice(nn.Module):
+    """Negative mean soft Dice of foreground classes, or regions, over all labelled voxels of a batch at once.
+
+    Logits (b classes *space) and labels (b 1 *space), or regions (b classes *space), as nnU-Net's loaders give them.
+    Over the batch, because a small patch that holds nothing but background has no Dice of its own.
+
+    Args:
+        regions: As in `CrossEntropy`.
+        ignore_label: As in `CrossEntropy`.
+        distributed: Whether the batch is that of all processes.
+    """
+
+    def __init__(self, regions: bool, ignore_label: int | None, distributed: bool = False) -> None:
+        super().__init__()
+        self.regions = regions
+        self.ignore_label = ignore_label
+        self.dice = MemoryEfficientSoftDiceLoss(
+            torch.sigmoid if regions else softmax_helper_dim1,
+            batch_dice=True,
+            do_bg=regions,
+            smooth=1e-5,
+            ddp=distributed,
+        )
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss."""
+        if self.ignore_label is None:
+            return self.dice(logits, target)
+        if self.regions:
+            return self.dice(logits, target[:, :-1], loss_mask=~target[:, -1:].bool())
+        labelled = target != self.ignore_label
+        return self.dice(logits, torch.where(labelled, target, 0), loss_mask=labelled)
 
 
 def halving_weights(count: int) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from torch import nn
 from nnunet_attn.architectures.build import PlannedUNet, build_network
 from nnunet_attn.architectures.registry import NETWORKS, Network
 from nnunet_attn.training.extent import PLANS_KEY, Extent, estimated_extent
+from nnunet_attn.training.pretrain_weights import remember_settings
 
 
 def planned_unet(configuration: ConfigurationManager, volume_extent: Extent | None = None) -> PlannedUNet:
@@ -25,15 +26,31 @@ def planned_unet(configuration: ConfigurationManager, volume_extent: Extent | No
         arch_kwargs=configuration.network_arch_init_kwargs,
         requires_import=tuple(configuration.network_arch_init_kwargs_req_import),
         volume_extent=volume_extent or estimated_extent(configuration),
+        spacing=tuple(float(step) for step in configuration.spacing),
     )
 
 
 def plans_options(network: Network, configuration: ConfigurationManager) -> dict[str, Any]:
-    """Return the options that a configuration sets for a network (`nnunet_attn.<network>`).
+    """Return the options that a configuration sets for a network (`nnunet_attn.<network>`), without its trainers'.
 
     Raises:
         ValueError: If the entry names an unknown network or is not a table of options.
     """
+    options = _entry(network, configuration)
+    return {name: value for name, value in options.items() if name not in network.trainer_options}
+
+
+def trainer_options(network: Network, configuration: ConfigurationManager) -> dict[str, Any]:
+    """Return what a configuration sets for the trainers of a network, beside its options in the same entry.
+
+    Raises:
+        ValueError: As `plans_options`.
+    """
+    options = _entry(network, configuration)
+    return {name: value for name, value in options.items() if name in network.trainer_options}
+
+
+def _entry(network: Network, configuration: ConfigurationManager) -> dict[str, Any]:
     entry = configuration.configuration.get(PLANS_KEY, {})
     known = [row.name for row in NETWORKS]
     if not isinstance(entry, Mapping):
@@ -80,19 +97,15 @@ def build_from_plans(
                 f"plans: {PLANS_KEY}.{network.name}.{key} is {options[key]!r}, but this trainer stands for {value!r}; "
                 "remove the entry or use another trainer"
             )
+    plan, chosen = planned_unet(configuration, volume_extent), {**options, **fixed_options}
     try:
-        return build_network(
-            network,
-            planned_unet(configuration, volume_extent),
-            input_channels,
-            num_classes,
-            deep_supervision,
-            {**options, **fixed_options},
-        )
+        built = build_network(network, plan, input_channels, num_classes, deep_supervision, chosen)
     except (TypeError, ValueError) as error:
         if options:
             raise ValueError(f"{error} (options in the plans: {PLANS_KEY}.{network.name} = {options})") from error
         raise
+    remember_settings(built, network, plan, input_channels, chosen)
+    return built
 
 
 def build_without_weights(*arguments: Any) -> nn.Module:

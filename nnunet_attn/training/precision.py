@@ -21,7 +21,7 @@ def carry_precision(network: nn.Module, precision: Precision) -> nn.Module:
     predictions are not rounded to bfloat16's 8 bits.
 
     Args:
-        network: Any network that takes one tensor and returns one, or a list of them.
+        network: Any network that takes one tensor, and options, and returns one, or a list of them.
         precision: `amp`, `bf16` or `fp32`.
     Raises:
         ValueError: If `precision` is none of them.
@@ -35,12 +35,12 @@ def carry_precision(network: nn.Module, precision: Precision) -> nn.Module:
 
 @cache
 def _precise_class(network_class: type[nn.Module], bf16: bool) -> type[nn.Module]:
-    def forward(self: nn.Module, x: torch.Tensor) -> Any:
+    def forward(self: nn.Module, x: torch.Tensor, **options: Any) -> Any:
         if not bf16 and x.device.type not in ("cpu", "cuda"):
             # nnU-Net enters autocast on no other device, and MPS does not know a switched-off one
-            return network_class.forward(self, x)
+            return network_class.forward(self, x, **options)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bf16):
-            output = network_class.forward(self, x)
+            output = network_class.forward(self, x, **options)
         return [level.float() for level in output] if isinstance(output, (list, tuple)) else output.float()
 
     return type(network_class.__name__, (network_class,), {"forward": forward, "__module__": network_class.__module__})

@@ -1,7 +1,7 @@
 """Positions for networks that read them, in every prediction that nnU-Net's predictor makes.
 
-This is the only place of the package that changes a class of nnU-Net: one public method, which stays what it was for
-every network without `position_axes`.
+This is the only place of the package that changes a class of nnU-Net for good: one public method, which stays what it
+was for every network without `position_axes`.
 """
 
 from collections.abc import Callable

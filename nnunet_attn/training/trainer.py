@@ -16,16 +16,17 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_attn import __version__
 from nnunet_attn.architectures.registry import network_named
 from nnunet_attn.training.extent import extent_of
 from nnunet_attn.training.gates import GateHistory, describe_schedule, gate_values, schedule_gates
-from nnunet_attn.training.losses import CrossEntropy, LossTerms, halving_weights
+from nnunet_attn.training.labels import refuse_body_masks, refuse_without_foreground
+from nnunet_attn.training.losses import CrossEntropy, Dice, LossTerms, halving_weights
 from nnunet_attn.training.network import build_from_plans, build_without_weights, plans_options
 from nnunet_attn.training.nonfinite import NonFiniteLossError, describe, describe_ranks
 from nnunet_attn.training.precision import Precision, carry_precision
+from nnunet_attn.training.predictor import plain_network
 from nnunet_attn.training.randomness import (
     NETWORK,
     PROCESS,
@@ -43,11 +44,12 @@ class AttentionTrainer(nnUNetTrainer):
     """nnU-Net's trainer for a network of the registry, with what the suffixes of its name ask for.
 
     A leaf sets `network_name` and, for an ablation, `network_options`. It may set a `recipe` (None is nnU-Net's own),
-    `loss_terms`, `flips_only` (half of the patches mirrored along the last axis is the only augmentation) and
+    `loss_terms`, `flips_only` (mirroring, along the last axis or along all of them, is the only augmentation) and
     `gates_frozen_epochs` (for a network with gates). All other class attributes are set by suffixes
     (`nnunet_attn.training.variants`). Configurations, splits and inference are nnU-Net's own, and so are losses and
-    augmentation unless set. A network with `deep_supervision_scales` is supervised at these, one with
-    `no_weight_decay()` is trained without decay of these parameters.
+    augmentation unless set. A network with `deep_supervision_scales` is supervised at these, with the weights that its
+    `deep_supervision_weights` give them, if it has such; one with `no_weight_decay()` is trained without decay of these
+    parameters.
 
     Raises:
         ValueError: At construction, before anything is written, if the network cannot work on the configuration.
@@ -57,11 +59,12 @@ class AttentionTrainer(nnUNetTrainer):
     network_options: ClassVar[Mapping[str, Any]] = {}
     recipe: ClassVar[Recipe | None] = None
     loss_terms: ClassVar[LossTerms] = "dice_and_cross_entropy"
-    flips_only: ClassVar[bool] = False
+    flips_only: ClassVar[bool | Literal["all axes"]] = False
     gates_frozen_epochs: ClassVar[int] = 10
 
     epochs: ClassVar[int | None] = None
     iterations_per_epoch: ClassVar[int | None] = None
+    reads_labels: ClassVar[bool] = True
     mirroring: ClassVar[bool] = True
     augmentation: ClassVar[bool] = True
     precision: ClassVar[Precision] = "amp"
@@ -86,6 +89,7 @@ class AttentionTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._position_axes: tuple[int, ...] = tuple(getattr(network, "position_axes", ()))
         self._network_scales: list[list[float]] | None = getattr(network, "deep_supervision_scales", None)
+        self._network_weights: tuple[float, ...] | None = getattr(network, "deep_supervision_weights", None)
         if self._network_scales is not None:
             self.enable_deep_supervision = len(self._network_scales) > 1
         if self.learning_rate is not None:
@@ -116,6 +120,8 @@ class AttentionTrainer(nnUNetTrainer):
             raise ValueError(
                 f"{cls.__name__}: {torch.cuda.get_device_name()} has no bfloat16; use _fp32 or no such suffix"
             )
+        if cls.reads_labels:
+            refuse_body_masks(dataset_json)
         plans_manager = PlansManager(plans)
         manager = plans_manager.get_configuration(configuration)
         return build_without_weights(
@@ -166,19 +172,24 @@ class AttentionTrainer(nnUNetTrainer):
         if self._recipe is None:
             optimizer, schedule = super().configure_optimizers()
         else:
-            optimizer, schedule = build_optimizer(network, self._recipe, self.num_epochs)
+            optimizer, schedule = build_optimizer(network, self._recipe, self.num_epochs, self._val_losses)
         spare_from_weight_decay(optimizer, network)
         return optimizer, schedule
 
+    def _val_losses(self) -> list[float]:
+        return self.logger.get_value("val_losses", step=None)
+
     def _build_loss(self) -> Any:
-        """Return nnU-Net's loss, or cross-entropy alone; all logits that a network names count in it."""
+        """Return nnU-Net's loss, or cross-entropy or Dice alone; all logits that a network names count in it."""
         loss: Any = super()._build_loss()
-        if self.loss_terms == "cross_entropy":
-            single = CrossEntropy(self.label_manager.has_regions, self.label_manager.ignore_label)
+        if self.loss_terms != "dice_and_cross_entropy":
+            regions, ignore_label = self.label_manager.has_regions, self.label_manager.ignore_label
+            alone = self.loss_terms == "cross_entropy"
+            single = CrossEntropy(regions, ignore_label) if alone else Dice(regions, ignore_label, self.is_ddp)
             loss = DeepSupervisionWrapper(single, loss.weight_factors) if self.enable_deep_supervision else single
         if self.enable_deep_supervision and self._network_scales is not None:
             # nnU-Net gives the coarsest logits no weight, but these have been asked for
-            loss.weight_factors = halving_weights(len(self._network_scales))
+            loss.weight_factors = self._network_weights or halving_weights(len(self._network_scales))
         return loss
 
     def _get_deep_supervision_scales(self) -> list | None:
@@ -199,7 +210,7 @@ class AttentionTrainer(nnUNetTrainer):
         )
         if self.flips_only or not self.augmentation:
             initial_patch_size = self.configuration_manager.patch_size
-        if self.flips_only:
+        if self.flips_only is True:
             mirror_axes = self.inference_allowed_mirroring_axes = (len(initial_patch_size) - 1,)
         if not (self.mirroring and self.augmentation):
             mirror_axes = None
@@ -238,6 +249,13 @@ class AttentionTrainer(nnUNetTrainer):
             regions,
             ignore_label,
         )
+
+    def get_tr_and_val_datasets(self) -> tuple:
+        """Return nnU-Net's data sets for training and validation; cases without any foreground are refused."""
+        train, val = super().get_tr_and_val_datasets()
+        if self.reads_labels:
+            refuse_without_foreground(self.plans_manager.dataset_name, train, self.label_manager)
+        return train, val
 
     def get_dataloaders(self) -> tuple:
         """Return nnU-Net's data loaders; with a seed, every worker's random stream follows from it.
@@ -322,7 +340,7 @@ class AttentionTrainer(nnUNetTrainer):
 
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            loss = self.loss(self.network(data), target)
+            loss = self.loss(self._logits(data), self._target(target))
         finite = torch.isfinite(loss.detach()).all().float()
         own_loss_finite = finite.clone()
         if self.is_ddp:
@@ -347,6 +365,13 @@ class AttentionTrainer(nnUNetTrainer):
         self._iteration += 1
         return {"loss": loss.detach().cpu().numpy()}
 
+    def _logits(self, data: torch.Tensor) -> Any:
+        return self.network(data)
+
+    def _target(self, target: Any) -> Any:
+        # as the loss compares it with what _logits returns
+        return target
+
     def _stop(self, data: torch.Tensor, own_loss_finite: bool, keys: Any) -> NoReturn:
         what = "gradient" if own_loss_finite else "loss"
         with self._autocast():
@@ -369,6 +394,4 @@ class AttentionTrainer(nnUNetTrainer):
         return torch.autocast("cuda") if amp else nullcontext()
 
     def _plain_network(self) -> nn.Module:
-        # nnU-Net asks for the optimiser before it wraps the network
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return getattr(network, "_orig_mod", network)
+        return plain_network(self.network)

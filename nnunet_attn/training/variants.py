@@ -27,6 +27,9 @@ class Suffix:
     attributes: Callable[[re.Match[str]], dict[str, Any]]
 
 
+PRETRAINING = "pretraining"
+"""The attribute that puts `PretrainMixin` in front of a trainer."""
+
 SUFFIXES: tuple[Suffix, ...] = (
     Suffix(
         re.compile(r"([1-9]\d*)epochs"), "_<N>epochs", "train N epochs (nnU-Net: 1000)", lambda m: {"epochs": int(m[1])}
@@ -81,6 +84,24 @@ SUFFIXES: tuple[Suffix, ...] = (
         "seed of the initial weights and of the workers' random streams",
         lambda m: {"seed": int(m[1])},
     ),
+    Suffix(
+        re.compile(r"PretrainDenoise"),
+        "_PretrainDenoise",
+        "pre-training without labels: take noise away; 250 epochs unless _<N>epochs says otherwise",
+        lambda _: {PRETRAINING: "denoise"},
+    ),
+    Suffix(
+        re.compile(r"PretrainInpaint"),
+        "_PretrainInpaint",
+        "pre-training without labels: fill in what is hidden",
+        lambda _: {PRETRAINING: "inpaint"},
+    ),
+    Suffix(
+        re.compile(r"PretrainBoth"),
+        "_PretrainBoth",
+        "pre-training without labels: one of the two for each step, at random",
+        lambda _: {PRETRAINING: "both"},
+    ),
 )
 
 
@@ -128,6 +149,15 @@ def parse_trainer_name(name: str, bases: Iterable[str]) -> ParsedName:
     return ParsedName(base, attributes, tuple(unknown), tuple(twice))
 
 
+def _mixins(attributes: Mapping[str, Any]) -> tuple[type, ...]:
+    if PRETRAINING not in attributes:
+        return ()
+    # trainers that do not pre-train need nothing of it
+    from nnunet_attn.training.pretrain import PretrainMixin
+
+    return (PretrainMixin,)
+
+
 def variants_of(namespace: Mapping[str, Any]) -> Callable[[str], type]:
     """Return a module-level `__getattr__` that makes the variants of the trainers defined in `namespace`.
 
@@ -149,7 +179,8 @@ def variants_of(namespace: Mapping[str, Any]) -> Callable[[str], type]:
         if parsed.base is None or not parsed.is_valid:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         base = bases[parsed.base]
-        made[name] = type(name, (base,), {"__module__": module, "__doc__": base.__doc__, **parsed.attributes})
+        members = {"__module__": module, "__doc__": base.__doc__, **parsed.attributes}
+        made[name] = type(name, (*_mixins(parsed.attributes), base), members)
         return made[name]
 
     return __getattr__

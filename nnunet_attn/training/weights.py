@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -30,6 +29,7 @@ from nnunet_attn.architectures.published import (
 )
 from nnunet_attn.errors import InputError
 from nnunet_attn.paths import TRAINER_VARIABLE
+from nnunet_attn.training.checkpoints import load_trusted
 from nnunet_attn.training.extent import plans_with_extent
 from nnunet_attn.training.position import PositionTrainer
 
@@ -91,8 +91,7 @@ def _read_checkpoint(file: Path) -> Any:
     if not file.is_file():
         raise InputError(f"{file}: no such file; give a checkpoint such as fold_0/checkpoint_final.pth")
     try:
-        with torch.serialization.safe_globals(_numbers_in_nnunet_logs()):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_trusted(file)
     except Exception as error:  # on a file that is no checkpoint, unpickling fails with anything
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is not None:
@@ -117,18 +116,13 @@ def _plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in weights.items()}
 
 
-def _numbers_in_nnunet_logs() -> list[Any]:
-    """What nnU-Net's own log in a checkpoint needs, under the names that NumPy 1 and NumPy 2 write."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    kinds = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "bool")}
-    return [*((scalar, name) for name in names), np.dtype, *kinds]
-
-
 def fit_weights(network: nn.Module, source: Mapping[str, Tensor]) -> FitReport:
     """Fill a network's state dict with what fits of `source`.
 
     Tensors of another shape are handed to the network's own `adapt_weight(key, source, target)`, if it has one.
+
+    Raises:
+        ValueError: If the network refuses the weights: they are of settings that their shapes do not show.
     """
     adapt = getattr(network, "adapt_weight", lambda *_: None)
     state = network.state_dict()
@@ -234,7 +228,10 @@ def import_weights(
         except ValueError as error:
             raise InputError(f"-tr {trainer}: {error}") from error
         weights = _translated(weights, file, source, network)
-    report = fit_weights(network, weights)
+    try:
+        report = fit_weights(network, weights)
+    except ValueError as error:
+        raise InputError(f"{file}, -tr {trainer}: {error}") from error
     _refuse_trivial(report, weights, network, file, trainer)
     partial = output.with_name(f"{output.name}.partial")
     try:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_attn.benchmark import growth, layer, speed, window, window_tokens
+from nnunet_attn.benchmark import growth, layer, patches, pretraining, speed, window, window_tokens
+from nnunet_attn.datasets import binary
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "measure-speed.md").read_text(encoding="utf-8")
 COMMANDS = {
@@ -16,6 +17,8 @@ COMMANDS = {
     "layer": (layer, "## Single layers"),
     "window": (window, "## Window attention"),
     "window_tokens": (window_tokens, "## FINE's tokens"),
+    "patches": (patches, "## The patch transformer's grid"),
+    "pretraining": (pretraining, "## Pre-training"),
 }
 
 
@@ -39,3 +42,11 @@ def test_the_commands_parse_and_name_what_exists(name: str) -> None:
         given = getattr(args, "reference", None)
         given = given if isinstance(given, list) else [given]
         assert all(path is None or path.is_file() for path in given)
+
+
+def test_the_commands_that_make_data_parse() -> None:
+    beginning = "python -m nnunet_attn.datasets.binary "
+    lines = [line for line in PAGE.replace("\\\n", " ").splitlines() if line.startswith(beginning)]
+    assert lines
+    for line in lines:
+        assert binary._parser().parse_args(shlex.split(line.removeprefix(beginning))).name

@@ -10,14 +10,17 @@ from nnunet_attn.benchmark.pages import learning_page, main, pages
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["README.md", "speed.md", "growth.md", "layer.md", "window.md", "fine-tokens.md", "learning.md", "position.md"],
-)
+@pytest.mark.parametrize("name", pages(RESULTS))
 def test_the_kept_pages_are_those_that_the_script_makes(name: str) -> None:
     assert (RESULTS / name).read_text() == pages(RESULTS)[name], (
         "run: python -m nnunet_attn.benchmark.pages docs/results"
     )
+
+
+def test_there_is_a_page_for_each_kind_that_was_measured_and_no_other() -> None:
+    assert {file.name for file in RESULTS.glob("*.md")} == set(pages(RESULTS))
+    measured = {"speed", "growth", "layer", "window", "fine-tokens", "learning", "position", "patches"}
+    assert {f"{kind}.md" for kind in measured} <= set(pages(RESULTS))
 
 
 def test_every_result_is_shown_and_names_no_place() -> None:

@@ -17,8 +17,8 @@ FIRST, OTHERS, MEMORY = (0.67, 0.87), (0.95, 1.05), (0.7, 0.9)
 # What a bound leaves must be more than this, or the goal is this above the bound
 ROOM = 0.04
 # What is missed, as the page says, and what it must not exceed: by size, channels, window, shifted, quantity and kind.
-# Where windows are shifted, evaluation keeps the sum of biases and mask of each kind of window; of eight windows each is
-# of its own kind. In the deep stage the gradients of the weights are half of the memory.
+# Where windows are shifted, evaluation keeps the sum of biases and mask of each kind of window; of eight windows each
+# is of its own kind. In the deep stage the gradients of the weights are half of the memory.
 MISSED = {
     (4, 1536, 4, False, "seconds", "forward"): 0.97,
     (8, 768, 4, True, "peak_memory_bytes", "forward"): 0.81,

@@ -1,6 +1,8 @@
-"""Cross-entropy alone, the weights of deep supervision, and MedT's published augmentation."""
+"""Cross-entropy and Dice alone, the weights of deep supervision, and MedT's published augmentation."""
 
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nnunet_attn.training.losses import CrossEntropy, halving_weights
-from tests.made.data import train_some
+from nnunet_attn.training.losses import CrossEntropy, Dice, halving_weights
+from tests.made.data import make_trainer, train_some
+from tests.made.patch import patch_kind
 from tests.made.plans import IGNORE, LABELS, REGIONS
 
 LOGITS = torch.tensor([[[[0.0, 2.0]], [[1.0, 0.0]], [[0.0, 0.0]]]])
@@ -70,6 +73,58 @@ def test_the_papers_trainer_has_cross_entropy_alone(make_axial: Callable[..., An
     assert loss == pytest.approx(float(expected), rel=1e-6)
     train_some(trainer)
     assert np.isfinite(trainer.logger.get_value("val_losses", -1))
+
+
+def soft_dice(predicted: torch.Tensor, true: torch.Tensor) -> float:
+    """Return -2 |a b| / (|a| + |b|) over a whole batch, each with nnU-Net's 1e-5, as the mean of channels."""
+    both, each = (predicted * true).transpose(0, 1).flatten(1).sum(1), (predicted + true).transpose(0, 1).flatten(1)
+    return -float(((2 * both + 1e-5) / (each.sum(1) + 1e-5)).mean())
+
+
+def test_dice_of_foreground_over_the_batch() -> None:
+    # of three classes with the probabilities (1/2, 1/4, 1/4) in both samples; the second has nothing but background
+    logits = torch.tensor([2.0, 1.0, 1.0]).log().view(1, 3, 1, 1).repeat(2, 1, 1, 2)
+    labels = torch.tensor([[[[1, 2]]], [[[0, 0]]]])
+    # of class 1, as of class 2: 2 * 1/4 over 4 * 1/4 + 1
+    assert float(Dice(False, None)(logits, labels)) == pytest.approx(-0.25, rel=1e-4)
+    made, drawn = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 1, 4, 5))
+    expected = soft_dice(made.softmax(1)[:, 1:], F.one_hot(drawn[:, 0], 3).movedim(-1, 1)[:, 1:].float())
+    assert float(Dice(False, None)(made, drawn.short())) == pytest.approx(expected, rel=1e-5)
+
+
+def test_dice_of_regions() -> None:
+    logits, regions = torch.randn(2, 3, 4, 5), torch.rand(2, 3, 4, 5) > 0.5
+    expected = soft_dice(logits.sigmoid(), regions.float())
+    assert float(Dice(True, None)(logits, regions)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_dice_leaves_out_what_is_ignored(regions: bool) -> None:
+    logits = torch.randn(2, 3, 4, 6)
+    if regions:
+        target = torch.rand(2, 4, 4, 6) > 0.5
+        target[:, 3] = torch.arange(6) > 3
+    else:
+        target = torch.randint(0, 3, (2, 1, 4, 6)).short()
+        target[..., 4:] = 3
+    kept = target[:, :3, :, :4] if regions else target[..., :4]
+    expected = Dice(regions, None)(logits[..., :4], kept)
+    assert float(Dice(regions, 3)(logits, target)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["3d", "regions", "ignore"])
+def test_the_patch_transformers_paper_has_dice_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_leaf: Callable[[str], ModuleType], name: str
+) -> None:
+    leaf = load_leaf("nnUNetTrainerPatchTransformer")
+    trainer: Any = make_trainer(
+        leaf.nnUNetTrainerPatchTransformerPaper_1epochs_1its, patch_kind(name), tmp_path / "root", monkeypatch
+    )
+    train_some(trainer)
+    assert isinstance(trainer.loss, Dice)
+    regions = name == "regions"
+    assert (trainer.loss.regions, trainer.loss.ignore_label) == (regions, 3 if name == "ignore" else None)
+    assert -1 <= trainer.logger.get_value("train_losses", -1) < 0
 
 
 def test_halving_weights() -> None:

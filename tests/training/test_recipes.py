@@ -1,6 +1,7 @@
 """Recipes: learning rates worked out by hand, and what weight decay leaves alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import nn
 
-from nnunet_attn.training import AXIAL_RECIPE, MEDT_PAPER_RECIPE, Recipe
-from nnunet_attn.training.recipes import EpochSchedule, build_optimizer, spare_from_weight_decay
+from nnunet_attn.training import AXIAL_RECIPE, MEDT_PAPER_RECIPE, PATCH_PAPER_RECIPE, Recipe
+from nnunet_attn.training.recipes import EpochSchedule, build_optimizer, plateau_halvings, spare_from_weight_decay
 from tests.made.data import make_trainer, train_some
 from tests.made.plans import KINDS
 
@@ -49,6 +50,47 @@ def test_constant_stays() -> None:
     assert [recipe.learning_rate_at(epoch, 1000) for epoch in (0, 1, 500, 999)] == [5e-4, 1e-3, 1e-3, 1e-3]
 
 
+@pytest.mark.parametrize(
+    ("losses", "smoothing", "patience", "expected"),
+    [
+        ([], 0.9, 20, 0),
+        ([3.0, 2.0, 2.0, 1.0, 1.0, 1.5], 0.0, 0, 3),  # epochs 2, 4 and 5 do not go below the lowest
+        ([1.0, 2.0, 2.0, 2.0, 2.0], 0.0, 1, 2),  # bad epochs 1 and 2 make one, 3 and 4 another
+        ([1.0, 2.0, 0.5, 2.0, 0.6], 0.0, 1, 1),  # a new lowest at 2; then 3 and 4 are bad
+        ([4.0, 2.0, 3.0, 6.0, 0.0], 0.5, 0, 2),  # smoothed: 4, 3, 3, 4.5, 2.25; bad: 2 and 3
+        ([1.0, float("nan"), 0.5], 0.0, 0, 1),  # a loss that is none is a bad epoch, and is forgotten
+        ([0.3] * 21, 0.9, 20, 0),  # the first epoch is the lowest, 20 bad ones are borne
+        ([0.3] * 22, 0.9, 20, 1),
+        ([0.3] * 42, 0.9, 20, 1),
+        ([0.3] * 43, 0.9, 20, 2),
+        ([-0.01 * epoch for epoch in range(200)], 0.9, 20, 0),
+    ],
+)
+def test_plateaus(losses: list[float], smoothing: float, patience: int, expected: int) -> None:
+    assert plateau_halvings(losses, smoothing, patience) == expected
+
+
+def test_plateau_halves_down_to_its_floor() -> None:
+    constant = [0.3] * 1000
+    at = {epoch: PATCH_PAPER_RECIPE.learning_rate_at(epoch, 1000, constant) for epoch in (0, 21, 22, 43, 127, 148, 999)}
+    # 1e-4 / 2 ** 6 = 1.5625e-6 behind 6 * 21 + 1 epochs; the seventh halving would be 7.8e-7
+    assert at == {0: 1e-4, 21: 1e-4, 22: 5e-5, 43: 2.5e-5, 127: 1.5625e-6, 148: 1e-6, 999: 1e-6}
+    assert PATCH_PAPER_RECIPE.learning_rate_at(22, 1000, [0.3] * 5) == 1e-4, "what has not happened does not count"
+    assert replace(PATCH_PAPER_RECIPE, learning_rate=1e-7).learning_rate_at(500, 1000, constant) == 1e-7
+    assert PATCH_PAPER_RECIPE.described(1000) == "adam, plateau 0.0001, weight decay 0"
+
+
+def test_the_schedule_of_a_plateau_follows_the_log() -> None:
+    losses: list[float] = []
+    optimizer, schedule = build_optimizer(nn.Linear(1, 1), PATCH_PAPER_RECIPE, 100, lambda: losses)
+    rates = []
+    for epoch in range(25):
+        schedule.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+        losses.append(1.0)
+    assert rates == [1e-4] * 22 + [5e-5] * 3
+
+
 def test_poly_without_warmup_is_nnunets() -> None:
     parameter = nn.Parameter(torch.ones(1))
     theirs = torch.optim.SGD([parameter], 0.01)
@@ -63,7 +105,7 @@ def test_poly_without_warmup_is_nnunets() -> None:
     ("change", "message"),
     [
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adam, adamw, got 'lion'"),
-        ({"schedule": "cosine"}, "schedule must be one of poly, constant, got 'cosine'"),
+        ({"schedule": "cosine"}, "schedule must be one of poly, constant, plateau, got 'cosine'"),
         ({"learning_rate": 0}, "learning_rate must be greater than 0, got 0"),
         ({"weight_decay": -1e-5}, "weight_decay must be at least 0, got -1e-05"),
         ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, got -1"),

@@ -12,7 +12,9 @@ def test_the_longest_base_wins() -> None:
 
 
 def test_each_suffix_sets_its_attribute() -> None:
-    parsed = parse_trainer_name("nnUNetTrainerGASA_100epochs_20its_NoMirroring_NoDA_fp32_AdamW_lr3e-4_seed0", BASES)
+    parsed = parse_trainer_name(
+        "nnUNetTrainerGASA_100epochs_20its_NoMirroring_NoDA_fp32_AdamW_lr3e-4_seed0_PretrainBoth", BASES
+    )
     assert parsed.is_valid
     assert parsed.attributes == {
         "epochs": 100,
@@ -23,8 +25,11 @@ def test_each_suffix_sets_its_attribute() -> None:
         "optimizer_name": "adamw",
         "learning_rate": 3e-4,
         "seed": 0,
+        "pretraining": "both",
     }
-    assert len(SUFFIXES) == len(parsed.attributes) + 2, "two suffixes set the precision, two the optimiser"
+    assert len(SUFFIXES) == len(parsed.attributes) + 4, (
+        "two set the precision, two the optimiser, three what is learned"
+    )
 
 
 def test_learning_rates() -> None:
@@ -40,3 +45,9 @@ def test_unknown_and_repeated_parts_are_named() -> None:
     assert not parsed.is_valid
     assert parsed.unknown == ("fast", "seed-1")
     assert parsed.twice == ("4epochs",)
+
+
+def test_each_task_of_pre_training_has_a_suffix() -> None:
+    for part, task in {"PretrainDenoise": "denoise", "PretrainInpaint": "inpaint", "PretrainBoth": "both"}.items():
+        assert parse_trainer_name(f"nnUNetTrainerGASA_{part}", BASES).attributes == {"pretraining": task}
+    assert parse_trainer_name("nnUNetTrainerGASA_PretrainBoth_PretrainDenoise", BASES).twice == ("PretrainDenoise",)

@@ -1,0 +1,1 @@
+"""Prediction beyond nnU-Net's sliding window, and what networks attend to."""
