@@ -160,10 +160,12 @@ class PatchTrainer(AttentionTrainer):
     def on_train_start(self) -> None:
         """Start as other trainers do, and say in the log which crops are trained on."""
         super().on_train_start()
-        crop, cells = " x ".join(map(str, self.train_patch_size)), self.train_cells ** len(self._halo)
+        network: Any = self._plain_network()
+        crop, patch = (" x ".join(map(str, size)) for size in (self.train_patch_size, network.patch_embed_size))
         self.print_to_log_file(
-            f"Training crops of {crop} voxels, {cells} blocks of each count ({CELLS}: {self.train_cells}); "
-            f"batch of {self.configuration_manager.batch_size}; {self._sizes_line}"
+            f"Patches of {patch} voxels; training crops of {crop} voxels, in which "
+            f"{self.train_cells ** len(self._halo)} patches have a whole block around them and count "
+            f"({CELLS}: {self.train_cells}); batch of {self.configuration_manager.batch_size}; sizes {self._sizes_line}"
         )
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -75,4 +75,4 @@ def test_the_papers_trainer(workspace: Workspace) -> None:
     (log,) = (workspace.model("3d_fullres", trainer) / "fold_0").glob("training_log_*.txt")
     text = log.read_text()
     assert "recipe: adam, plateau 0.0001, weight decay 0; loss: dice; flips only: all axes" in text
-    assert "1 blocks of each count (train_cells: 1); batch of 10" in text
+    assert "1 patches have a whole block around them and count (train_cells: 1); batch of 10" in text

@@ -134,7 +134,8 @@ def test_numbers_of_the_plans_are_used_and_written_down(make: Callable[..., Any]
     assert {"train_cells": 3, "batch_size": 5}.items() <= written["nnunet_attn"]["PatchTransformer"].items()
     assert (written["patch_size"], written["batch_size"]) == ([16, 16, 16], 2), "those for nnU-Net's tiles stay"
     log = Path(trainer.log_file).read_text()
-    assert "Training crops of 20 x 20 x 20 voxels, 27 blocks of each count (train_cells: 3); batch of 5; as the" in log
+    counts = "training crops of 20 x 20 x 20 voxels, in which 27 patches have a whole block around them and count"
+    assert f"Patches of 4 x 4 x 4 voxels; {counts} (train_cells: 3); batch of 5; sizes as the trainer" in log
 
 
 @pytest.mark.parametrize(("name", "cells", "batch"), [(DEFAULT, 4, 4), (PAPER, 1, 10)])
