@@ -190,6 +190,10 @@ def test_a_result_becomes_a_table_and_says_which_way_it_went(tmp_path: Path) -> 
     assert f"| {A}, both | 4 | denoise: 0.500, inpaint: undefined |" in page
 
 
+def test_a_result_is_kept() -> None:
+    assert KEPT
+
+
 @pytest.mark.parametrize("file", KEPT, ids=lambda file: file.name)
 def test_the_kept_results_are_of_three_seeds_and_follow_from_their_runs(file: Path) -> None:
     result = json.loads(file.read_text())
