@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from rich.table import Table
 from nnunet_attn.benchmark.provenance import check_output, command_line, cuda_ceilings, provenance, write_json
 from nnunet_attn.benchmark.variants import PRECISIONS
 from nnunet_attn.errors import InputError
+from nnunet_attn.paths import make_folder
+from nnunet_attn.stock import StockCommandError
 
 
 def add_common(parser: argparse.ArgumentParser, rounds: int, least: int) -> None:
@@ -81,4 +84,40 @@ def run(
     if args.out is not None:
         write_json(args.out, result)
     Console().print(table(result))
+    return 0
+
+
+def run_study(
+    module: str,
+    parser: argparse.ArgumentParser,
+    check: Callable[[argparse.Namespace], None],
+    study: Callable[[argparse.Namespace, Path, Console], dict[str, Any]],
+    table: Callable[[dict[str, Any]], Table],
+    argv: Sequence[str] | None,
+) -> int:
+    """Run a command that trains; return its exit code: 0, or 2 for wrong input or a failed command.
+
+    Args:
+        module: Its dotted path.
+        parser: Of its arguments, with `--work`, `--out` and `--seeds`.
+        check: Refuses wrong arguments, before anything is written.
+        study: Makes the result, JSON-able, in a folder: `--work`, or a temporary one.
+        table: Makes of the result what is printed.
+        argv: Arguments; None for those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        check(args)
+        with tempfile.TemporaryDirectory(prefix=f"nnunet-attn-{module.rpartition('.')[2]}-") as temporary:
+            root = Path(temporary) if args.work is None else args.work
+            make_folder(root)
+            result = study(args, root, console)
+    except (InputError, StockCommandError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        return 2
+    command = command_line(module, words)
+    write_json(args.out, {**result, "provenance": {**provenance(args.seeds[0]), "command": command}})
+    console.print(table(result))
     return 0

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -25,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from nnunet_attn.architectures.registry import NETWORKS
-from nnunet_attn.benchmark.provenance import check_output, command_line, provenance, write_json
+from nnunet_attn.benchmark.command import run_study
+from nnunet_attn.benchmark.provenance import check_output, write_json
 from nnunet_attn.datasets.phantom import write_phantom
 from nnunet_attn.datasets.subset import copy_cases, dataset_name, read_description
 from nnunet_attn.errors import InputError
-from nnunet_attn.paths import make_folder, nnunet_environment
+from nnunet_attn.paths import nnunet_environment
 from nnunet_attn.planning.derived import narrowed_plans, write_plans
 from nnunet_attn.stock import StockCommandError, run_stock
 
@@ -267,23 +267,8 @@ def table(result: Mapping[str, Any]) -> Table:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 for wrong input or a failed stock command."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = _parser().parse_args(words)
-    console = Console(highlight=False, soft_wrap=True)
-    try:
-        _check(args)
-        with tempfile.TemporaryDirectory(prefix="nnunet-attn-learning-") as temporary:
-            root = Path(temporary) if args.work is None else args.work
-            make_folder(root)
-            result = study(args, root, console)
-    except (InputError, StockCommandError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        return 2
-    command = command_line("nnunet_attn.benchmark.learning", words)
-    write_json(args.out, {**result, "provenance": {**provenance(args.seeds[0]), "command": command}})
-    console.print(table(result))
-    return 0
+    """Run the command; returns 0, or 2 for wrong input or a failed command."""
+    return run_study("nnunet_attn.benchmark.learning", _parser(), _check, study, table, argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -27,12 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from nnunet_attn.architectures.registry import NETWORKS
+from nnunet_attn.benchmark.command import run_study
 from nnunet_attn.benchmark.learning import PLANNING, PLANS_NAME, TRAINING, keep_settings
 from nnunet_attn.benchmark.pretraining_data import PHANTOM, Prepared, Wanted, check_source, prepare
-from nnunet_attn.benchmark.provenance import check_output, command_line, provenance, write_json
+from nnunet_attn.benchmark.provenance import check_output
 from nnunet_attn.datasets.subset import read_description
 from nnunet_attn.errors import InputError
-from nnunet_attn.paths import make_folder, nnunet_environment
+from nnunet_attn.paths import nnunet_environment
 from nnunet_attn.stock import StockCommandError, run_stock
 
 SCRATCH = "scratch"
@@ -271,6 +271,7 @@ def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def study(args: argparse.Namespace, root: Path, console: Console) -> dict[str, Any]:
     """Train and predict everything and return the result, JSON-able."""
+    root = root.absolute()
     wanted = _wanted(args)
     keep_settings(wanted.settings(), root)
     planning = {**PLANNING, "nnUNet_def_n_proc": str(wanted.workers)}
@@ -330,22 +331,7 @@ def table(result: Mapping[str, Any]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 2 for wrong input or a failed command."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = _parser().parse_args(words)
-    console = Console(highlight=False, soft_wrap=True)
-    try:
-        _check(args)
-        with tempfile.TemporaryDirectory(prefix="nnunet-attn-pretraining-") as temporary:
-            root = (Path(temporary) if args.work is None else args.work).absolute()
-            make_folder(root)
-            result = study(args, root, console)
-    except (InputError, StockCommandError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
-        return 2
-    command = command_line(_MODULE, words)
-    write_json(args.out, {**result, "provenance": {**provenance(args.seeds[0]), "command": command}})
-    console.print(table(result))
-    return 0
+    return run_study(_MODULE, _parser(), _check, study, table, argv)
 
 
 if __name__ == "__main__":
