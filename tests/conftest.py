@@ -16,6 +16,12 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep a file's tests in one of pytest-xdist's processes where they share a data set that takes long to make."""
+    if item.path.parent.name == "integration":
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip `gpu` tests where there is no CUDA."""
     if not torch.cuda.is_available():
