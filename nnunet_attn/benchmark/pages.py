@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
+from nnunet_attn.benchmark.evaluation_page import evaluation_page
 from nnunet_attn.benchmark.markdown import HOW, KINDS, Results, device, measured_with, spread, table
+from nnunet_attn.benchmark.null_rates_page import null_rates_page
 from nnunet_attn.benchmark.patches_page import patches_page
 from nnunet_attn.benchmark.position_page import position_page
 from nnunet_attn.benchmark.pretraining_page import pretraining_page
@@ -33,6 +35,8 @@ _TITLES = {
     "position": "Organs that differ by position alone",
     "patches": "The patch transformer's grid",
     "pretraining": "Pre-training where few labels are",
+    "evaluation": "Speed and agreement of the metrics",
+    "null-rates": "Paired tests where no method is better",
 }
 
 _NO_CUDA = """
@@ -234,6 +238,8 @@ def pages(folder: Path) -> dict[str, str]:
             "position": position_page,
             "patches": patches_page,
             "pretraining": pretraining_page,
+            "evaluation": evaluation_page,
+            "null-rates": null_rates_page,
         }
         found = {kind: results for kind in kinds if (results := read(f"{kind}-*.json"))}
         everything = [result for results in found.values() for result in results.values()]

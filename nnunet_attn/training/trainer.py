@@ -38,9 +38,10 @@ from nnunet_attn.training.randomness import (
     without_workers,
 )
 from nnunet_attn.training.recipes import Recipe, build_optimizer, chosen_recipe, spare_from_weight_decay
+from nnunet_attn.training.validated import NotesCheckpoint
 
 
-class AttentionTrainer(nnUNetTrainer):
+class AttentionTrainer(NotesCheckpoint):
     """nnU-Net's trainer for a network of the registry, with what the suffixes of its name ask for.
 
     A leaf sets `network_name` and, for an ablation, `network_options`. It may set a `recipe` (None is nnU-Net's own),

@@ -1,0 +1,1 @@
+"""Sub-commands of `nnunet-attn` that have many flags: each module parses, calls and prints one of them."""

@@ -1,0 +1,1 @@
+"""What predictions are worth: metrics, evaluation of folders and cross-validations, paired comparison."""

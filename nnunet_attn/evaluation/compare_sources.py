@@ -1,0 +1,186 @@
+"""Where the evaluations of a comparison come from: cross-validations, predicted test cases, folders."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nnunet_attn.errors import InputError
+from nnunet_attn.evaluation.description import plans_digest
+from nnunet_attn.evaluation.evaluate import FOLDS, evaluate_cross_validation, evaluate_folder, result_files
+from nnunet_attn.evaluation.pairs import Model, find_model
+from nnunet_attn.evaluation.results import Evaluation, Origin, Settings, read_evaluation
+from nnunet_attn.evaluation.settings import chosen_settings
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is evaluated, the cases done and all cases."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Networks of one data set.
+
+    Args:
+        dataset: Name or number.
+        trainers: Names, in the order of the tables.
+        plans: One for all, or one a trainer.
+        configurations: One for all, or one a trainer.
+        folds: Of the cross-validation, as numbers; with predicted test cases those whose networks predicted together.
+        checkpoint: What made the predictions, where no file tells.
+        preset: Name of a paper's reading.
+    Raises:
+        InputError: If there is not one of plans and configurations for all or for each trainer.
+    """
+
+    dataset: str
+    trainers: tuple[str, ...]
+    plans: tuple[str, ...] = ("nnUNetPlans",)
+    configurations: tuple[str, ...] = ("3d_fullres",)
+    folds: tuple[int | str, ...] = FOLDS
+    checkpoint: str | None = None
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        for flag, values in (("-p", self.plans), ("-c", self.configurations)):
+            if len(values) not in (1, len(self.trainers)):
+                raise InputError(
+                    f"{flag} {' '.join(values)}: give one for all of the {len(self.trainers)} trainers, or one for each"
+                )
+
+    def each(self) -> list[tuple[str, str, str]]:
+        """Return trainer, plans and configuration of each network."""
+        count = len(self.trainers)
+        plans, configurations = (each * count if len(each) == 1 else each for each in (self.plans, self.configurations))
+        return list(zip(self.trainers, plans, configurations, strict=True))
+
+    def models(self) -> list[Model]:
+        """Return the results folder of each network."""
+        return [find_model(self.dataset, *parts) for parts in self.each()]
+
+    def labels(self) -> list[str]:
+        """Return names that tell them apart: the trainer's, or that of the results folder if it is there twice."""
+        names = ["__".join(parts) for parts in self.each()]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"{twice} is given twice; give each once")
+        return [t if self.trainers.count(t) == 1 else n for t, n in zip(self.trainers, names, strict=True)]
+
+
+def cross_validations(trained: Trained, processes: int = 4, progress: Progress | None = None) -> list[Evaluation]:
+    """Return the evaluation of each cross-validation, computing what is missing or out of date.
+
+    What has been evaluated keeps its settings; the others get those of the first that has been, else the defaults.
+
+    Raises:
+        InputError: As `nnunet_attn.evaluation.evaluate.evaluate_cross_validation`.
+    """
+    labels, folds = trained.labels(), tuple(sorted(fold for fold in trained.folds if isinstance(fold, int)))
+    if len(folds) < len(trained.folds):
+        raise InputError("-f all: this fold validates on the cases it was trained on; give other folds, or test cases")
+    models = trained.models()
+    name = f"evaluation_attn_folds_{'_'.join(map(str, folds))}"
+    earlier = [_earlier(model.folder / name, trained.preset) for model in models]
+    settings = _shared_settings(earlier, trained.preset)
+    found = []
+    for label, model, before in zip(labels, models, earlier, strict=True):
+        found.append(
+            evaluate_cross_validation(
+                model.dataset,
+                model.trainer,
+                model.plans,
+                model.configuration,
+                folds,
+                settings=settings if before is None else before.settings,
+                checkpoint=trained.checkpoint or (before.origin.checkpoint if before is not None else None),
+                processes=processes,
+                progress=_named(progress, label),
+            )
+        )
+    return found
+
+
+def predicted_tests(
+    trained: Trained,
+    ensemble: Literal["logits", "softmax"] = "logits",
+    processes: int = 4,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Return the evaluation of the test cases that `nnunet-attn predict-test` predicted with each network.
+
+    Raises:
+        InputError: If they are not predicted, or the data set has no `labelsTs`.
+    """
+    from nnunetv2.paths import nnUNet_raw
+
+    from nnunet_attn.inference.predict_test_request import PredictTestRequest, command_of
+
+    labels, models = trained.labels(), trained.models()
+    if not nnUNet_raw.is_set():
+        raise InputError("nnUNet_raw is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
+    references = Path(str(nnUNet_raw)) / models[0].dataset / "labelsTs"
+    if not references.is_dir():
+        raise InputError(f"{references} does not exist: the test cases have no references; leave out --test")
+    checkpoint = trained.checkpoint or "checkpoint_final.pth"
+    requests = [
+        PredictTestRequest(
+            trained.dataset, (m.trainer,), m.configuration, m.plans, trained.folds, checkpoint, ensemble=ensemble
+        )
+        for m in models
+    ]
+    folders = [model.folder / request.folder_name for model, request in zip(models, requests, strict=True)]
+    for folder, model, request in zip(folders, models, requests, strict=True):
+        if not folder.is_dir():
+            raise InputError(f"{folder} does not exist; predict first: {command_of(request, model.trainer)}")
+    earlier = [_earlier(folder, trained.preset) for folder in folders]
+    settings = _shared_settings(earlier, trained.preset)
+    found = []
+    for label, model, folder, before in zip(labels, models, folders, earlier, strict=True):
+        plans = model.folder / "plans.json"
+        origin = Origin(
+            "folder",
+            model.dataset,
+            model.trainer,
+            model.plans,
+            model.configuration,
+            trained.folds,
+            checkpoint,
+            ensemble if len(trained.folds) > 1 else None,
+            plans_digest(plans, model.configuration),
+        )
+        found.append(
+            evaluate_folder(
+                folder,
+                references,
+                dataset_json=model.folder / "dataset.json",
+                plans_json=plans,
+                settings=settings if before is None else before.settings,
+                origin=origin,
+                processes=processes,
+                progress=_named(progress, label),
+            )
+        )
+    return found
+
+
+def read_folders(folders: Sequence[Path], preset: str | None = None) -> list[Evaluation]:
+    """Return the evaluations in folders, or in the files that are named.
+
+    Raises:
+        InputError: If there is none.
+    """
+    return [read_evaluation(result_files(each, preset)[0] if each.is_dir() else each) for each in folders]
+
+
+def _earlier(folder: Path, preset: str | None) -> Evaluation | None:
+    try:
+        return read_evaluation(result_files(folder, preset)[0])
+    except InputError:  # evaluated anew
+        return None
+
+
+def _shared_settings(earlier: Sequence[Evaluation | None], preset: str | None) -> Settings:
+    found = (each.settings for each in earlier if each is not None)
+    return next(found, None) or chosen_settings(preset=preset)
+
+
+def _named(progress: Progress | None, label: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(label, done, total)

@@ -1,0 +1,224 @@
+"""Which prediction belongs to which reference: in a folder, and in the folds of a cross-validation."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_attn.errors import InputError
+from nnunet_attn.evaluation.description import read_json
+from nnunet_attn.evaluation.results import CHECKPOINT_FILE
+
+_NAMED = 5  # cases that a message names
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prediction and its reference.
+
+    Args:
+        case: Name of the case.
+        fold: Fold whose network predicted it; None outside a cross-validation.
+        prediction: Its file.
+        reference: Its file.
+    """
+
+    case: str
+    fold: int | None
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder of nnU-Net's results.
+
+    Args:
+        folder: `nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION`.
+        dataset: `DatasetNNN_Name`.
+        trainer: Its name.
+        plans: Name of the plans.
+        configuration: For example `3d_fullres`.
+    """
+
+    folder: Path
+    dataset: str
+    trainer: str
+    plans: str
+    configuration: str
+
+
+def folder_pairs(
+    predictions: Path, references: Path, file_ending: str, chill: bool = False
+) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """Pair the predictions of a folder with their references, by name.
+
+    Args:
+        predictions: Folder with CASE and ending.
+        references: Folder with the same names.
+        file_ending: For example `.nii.gz`.
+        chill: Accept references without a prediction, as nnU-Net's flag of this name.
+    Returns:
+        The pairs, and the cases without a prediction.
+    Raises:
+        InputError: If a folder is missing or empty, a prediction has no reference or, unless `chill`, a reference no
+            prediction.
+    """
+    for flag, folder in (("-i", predictions), ("-r", references)):
+        if not folder.is_dir():
+            raise InputError(f"{flag} {folder} is no folder; give the folder with the label files")
+    predicted, wanted = (_cases(folder, file_ending) for folder in (predictions, references))
+    for flag, folder, cases in (("-i", predictions, predicted), ("-r", references, wanted)):
+        if not cases:
+            raise InputError(f"{flag} {folder} has no {file_ending} file, the ending that dataset.json names")
+    if strangers := sorted(predicted - wanted):
+        raise InputError(f"{references} has no reference for {_listed(strangers)}; add it, or take the prediction away")
+    missing = sorted(wanted - predicted)
+    if missing and not chill:
+        raise InputError(
+            f"{predictions} has no prediction for {_listed(missing)}; predict it, or leave it out: add --chill"
+        )
+    pairs = (
+        Pair(case, None, predictions / f"{case}{file_ending}", references / f"{case}{file_ending}")
+        for case in sorted(predicted)
+    )
+    return tuple(pairs), tuple(missing)
+
+
+def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> Model:
+    """Find a model folder in nnU-Net's results.
+
+    Args:
+        dataset: Name or number.
+        trainer: Its name.
+        plans: Name of the plans.
+        configuration: For example `3d_fullres`.
+    Raises:
+        InputError: If a variable is not set, or there is no such data set or model.
+    """
+    from nnunetv2.paths import nnUNet_results
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    if not nnUNet_results.is_set():
+        raise InputError("nnUNet_results is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
+    try:
+        name = str(maybe_convert_to_dataset_name(dataset))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"-d {dataset}: nnU-Net's folders have no data set of this number or name, or several; correct it"
+        ) from error
+    results = Path(str(nnUNet_results)) / name
+    folder = results / f"{trainer}__{plans}__{configuration}"
+    if not folder.is_dir():
+        there = sorted(each.name for each in results.glob("*__*__*")) if results.is_dir() else []
+        raise InputError(
+            f"there is no model folder {folder}; correct -d, -tr, -p or -c, or train it"
+            + (f"; {results} has {_listed(there)}" if there else "")
+        )
+    return Model(folder, name, trainer, plans, configuration)
+
+
+def fold_pairs(model: Model, folds: Sequence[int], file_ending: str) -> tuple[Pair, ...]:
+    """Pair a model's validation predictions with their references, and check them against splits_final.json.
+
+    References are the preprocessed data set's gt_segmentations, which nnU-Net itself compares with, or labelsTr of the
+    raw one where that folder is not there.
+
+    Raises:
+        InputError: If folds, predictions or references are missing, or a fold holds other cases than its split says.
+    """
+    splits = _splits(model, folds)
+    references = _references(model)
+    wanted = _cases(references, file_ending)
+    pairs = []
+    for fold in folds:
+        validation = model.folder / f"fold_{fold}" / "validation"
+        remedy = (
+            f"validate it: nnUNetv2_train {model.dataset} {model.configuration} {fold} -p {model.plans} "
+            f"-tr {model.trainer} --val"
+        )
+        if not validation.is_dir():
+            raise InputError(f"{validation} does not exist; {remedy}, or give the folds that are there with -f")
+        predicted, expected = _cases(validation, file_ending), set(splits[fold])
+        if missing := sorted(expected - predicted):
+            raise InputError(
+                f"{validation} lacks {_listed(missing)} of the {len(expected)} cases that splits_final.json gives "
+                f"fold {fold}; {remedy}"
+            )
+        if strangers := sorted(predicted - expected):
+            raise InputError(
+                f"{validation} has {_listed(strangers)}, which splits_final.json does not give fold {fold}: the splits "
+                "are others than those trained with; give the splits back, or train again"
+            )
+        if without := sorted(expected - wanted):
+            raise InputError(f"{references} has no reference for {_listed(without)}; put it there")
+        pairs += [
+            Pair(case, fold, validation / f"{case}{file_ending}", references / f"{case}{file_ending}")
+            for case in sorted(expected)
+        ]
+    return tuple(pairs)
+
+
+def checkpoint_used(model: Model, folds: Sequence[int]) -> str | None:
+    """Return the checkpoint that made the validation predictions, as far as the files tell, else None.
+
+    The trainers of this package note it in `checkpoint_attn.json` beside the predictions. nnU-Net's own leave nothing
+    that tells whether a validation had `--val_best`; so where every fold has checkpoint_final.pth and none
+    checkpoint_best.pth, it was the former; else nothing tells.
+    """
+    noted = {_noted_checkpoint(model.folder / f"fold_{fold}" / "validation") for fold in folds}
+    if noted != {None}:
+        return noted.pop() if len(noted) == 1 else None
+    final, best = (
+        [(model.folder / f"fold_{fold}" / f"checkpoint_{kind}.pth").is_file() for fold in folds]
+        for kind in ("final", "best")
+    )
+    return "checkpoint_final.pth" if all(final) and not any(best) else None
+
+
+def _noted_checkpoint(validation: Path) -> str | None:
+    """Return what the trainer noted; None without such a note."""
+    try:
+        return str(json.loads((validation / CHECKPOINT_FILE).read_text(encoding="utf-8"))["checkpoint"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _splits(model: Model, folds: Sequence[int]) -> list[list[str]]:
+    """Return the validation cases of all folds."""
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    if not folds or len(set(folds)) < len(folds) or min(folds) < 0:
+        raise InputError(f"-f {' '.join(map(str, folds))}: give each fold once, as numbers from 0")
+    if not nnUNet_preprocessed.is_set():
+        raise InputError("nnUNet_preprocessed is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
+    file = Path(str(nnUNet_preprocessed)) / model.dataset / "splits_final.json"
+    content = read_json(file, "it tells which cases belong to a fold: put it back, or evaluate folders with -i and -r")
+    try:
+        splits = [[str(case) for case in entry["val"]] for entry in content]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{file} is not a list of splits with 'train' and 'val'; mend it") from error
+    if max(folds) >= len(splits):
+        raise InputError(f"-f {max(folds)}: {file} has the folds 0 to {len(splits) - 1}; give one of them")
+    return splits
+
+
+def _references(model: Model) -> Path:
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+
+    preprocessed = Path(str(nnUNet_preprocessed)) / model.dataset / "gt_segmentations"
+    if preprocessed.is_dir():
+        return preprocessed
+    if nnUNet_raw.is_set() and (raw := Path(str(nnUNet_raw)) / model.dataset / "labelsTr").is_dir():
+        return raw
+    raise InputError(f"there are no references: neither {preprocessed} nor labelsTr of the raw data set; put one back")
+
+
+def _cases(folder: Path, file_ending: str) -> set[str]:
+    names = (file.name for file in folder.iterdir() if not file.name.startswith("."))
+    return {name.removesuffix(file_ending) for name in names if name.endswith(file_ending)}
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
