@@ -1,138 +1,118 @@
-"""Splits with few labelled cases: nested, behind nnU-Net's own folds, and nothing else changes."""
+"""The command `splits`: what it writes where, what it never changes, and what it refuses."""
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_attn.cli import main
-from nnunet_attn.datasets.splits import RECORD_FILE, SPLITS_FILE, add_reduced_splits, reduced_split
+from nnunet_attn.datasets.splits import add_cross_validation, add_reduced_splits, add_repeated_splits
+from nnunet_attn.datasets.splits_files import RECORD_FILE, SPLITS_FILE
+from nnunet_attn.datasets.splits_folds import cross_validation
 from nnunet_attn.errors import InputError
-from nnunet_attn.paths import nnunet_environment
-
-CASES = [f"case_{index:02d}" for index in range(23)]
-IDENTIFIERS = ("nnUNetPlans_2d", "nnUNetPlans_3d_fullres")
+from tests.made.splits import CASES, DATASET, IDENTIFIERS, contents, nnunets_split, read, write_raw
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A preprocessed data set of 23 cases in two configurations, by its file names."""
-    for key, value in nnunet_environment(tmp_path, base={}).items():
-        monkeypatch.setenv(key, value)
-    made = tmp_path / "preprocessed" / "Dataset007_Made"
-    made.mkdir()
-    plans = {"configurations": {name.split("_", 1)[1]: {"data_identifier": name} for name in IDENTIFIERS}}
-    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres"}  # pyright: ignore[reportArgumentType]
-    (made / "nnUNetPlans.json").write_text(json.dumps(plans))
-    (made / "dataset.json").write_text(json.dumps({"labels": {"background": 0}}))
-    (made / "gt_segmentations").mkdir()
-    for name in IDENTIFIERS:
-        (made / name).mkdir()
-        for case in CASES:
-            for ending in (".b2nd", "_seg.b2nd", ".pkl"):
-                (made / name / f"{case}{ending}").touch()
-    return made
+def trained(folders: Path, *folds: int) -> Path:
+    """Leave a result for each fold; returns the trainer's folder."""
+    model = folders / "results" / DATASET / "nnUNetTrainerPlain__nnUNetPlans__2d"
+    for fold in folds:
+        (model / f"fold_{fold}").mkdir(parents=True)
+        (model / f"fold_{fold}" / "checkpoint_latest.pth").touch()
+    return model
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def read(folder: Path, name: str = SPLITS_FILE) -> Any:
-    return json.loads((folder / name).read_text())
-
-
-def nnunets_split(folder: Path, fold: int) -> Any:
-    """What nnU-Net's own method gives a trainer of this fold; it makes the file if there is none."""
-    trainer: Any = SimpleNamespace(
-        dataset_class=None,
-        preprocessed_dataset_folder=str(folder / IDENTIFIERS[0]),
-        preprocessed_dataset_folder_base=str(folder),
-        folder_with_segs_from_previous_stage=None,
-        fold=fold,
-        print_to_log_file=lambda *_: None,
-    )
-    return nnUNetTrainer.do_split(trainer)
-
-
-def test_choices_are_nested_and_a_fifth_validates() -> None:
-    splits = [reduced_split(CASES, labels, 3) for labels in range(2, len(CASES) + 1)]
-    for labels, split in enumerate(splits, start=2):
-        assert len(split["val"]) == max(1, labels // 5)
-        assert len({*split["train"], *split["val"]}) == len(split["train"]) + len(split["val"]) == labels
-    for smaller, larger in pairwise(splits):
-        assert set(smaller["train"]) <= set(larger["train"]) and set(smaller["val"]) <= set(larger["val"])
-    sizes = {labels: tuple(map(len, reduced_split(CASES, labels, 0).values())) for labels in (5, 10, 15)}
-    assert sizes == {5: (4, 1), 10: (8, 2), 15: (12, 3)}
-
-
-def test_the_seed_decides_and_the_order_of_cases_does_not() -> None:
-    chosen = {str(reduced_split(CASES, 10, seed)) for seed in range(5)}
-    assert len(chosen) == 5
-    assert reduced_split(CASES[::-1], 10, 4) == reduced_split(CASES, 10, 4)
-    # NumPy's RandomState, which never changes: figures with these splits can be repeated
-    assert reduced_split(CASES, 5, 0) == {"train": ["case_01", "case_13", "case_20", "case_22"], "val": ["case_11"]}
-
-
-def test_a_file_is_made_as_nnunet_makes_it(folder: Path, tmp_path: Path) -> None:
-    report = add_reduced_splits("7", [5, 10, 15], 0)
-    assert report.made and report.added == (5, 6, 7) and report.cases == 23
-    ours = read(folder)
-    (folder / SPLITS_FILE).unlink()
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_five_folds_are_nnunets_file_byte_for_byte(folders: Path, folder: Path, is_raw: bool) -> None:
     nnunets_split(folder, 0)
-    assert ours[:5] == read(folder) and len(ours) == 8
-    assert ours[5:] == [reduced_split(CASES, labels, 0) for labels in (5, 10, 15)]
-    assert not list(folder.glob("*.partial")) and not list(folder.glob("*.bak"))
-
-
-def test_nnunets_file_is_continued_and_nnunet_reads_it(folder: Path) -> None:
-    first = nnunets_split(folder, 3)
-    before = (folder / SPLITS_FILE).read_bytes()
-    add_reduced_splits("Dataset007_Made", [10], 1)
-    assert (folder / f"{SPLITS_FILE}.bak").read_bytes() == before
-    assert (folder / SPLITS_FILE).read_bytes().startswith(before.rstrip(b"\n]"))
-    assert nnunets_split(folder, 3) == first
-    training, validation = nnunets_split(folder, 5)
-    assert {"train": training, "val": validation} == reduced_split(CASES, 10, 1)
-    assert read(folder, RECORD_FILE) == {
-        "folds": [{"fold": 5, "labels": 10, "seed": 1, "training": 8, "validation": 2}],
-    }
-
-
-def test_again_changes_nothing_and_more_is_appended(folder: Path) -> None:
-    add_reduced_splits("7", [5, 10], 0)
-    before = contents(folder)
-    report = add_reduced_splits("7", [10, 5], 0)
-    assert [fold.fold for fold in report.folds] == [6, 5] and not report.added and contents(folder) == before
-    report = add_reduced_splits("7", [15, 5], 0)
-    assert [fold.fold for fold in report.folds] == [7, 5] and report.added == (7,)
-    report = add_reduced_splits("7", [5], 9)
-    assert [fold.fold for fold in report.folds] == [8] and len(read(folder)) == 9
-    assert read(folder)[:7] == json.loads(before[SPLITS_FILE])
-    numbers = [(each["fold"], each["labels"], each["seed"]) for each in read(folder, RECORD_FILE)["folds"]]
-    assert numbers == [(5, 5, 0), (6, 10, 0), (7, 15, 0), (8, 5, 9)]
-    # the record follows the file, not the other way round
-    (folder / RECORD_FILE).unlink()
-    add_reduced_splits("7", [5], 9)
-    assert [each["fold"] for each in read(folder, RECORD_FILE)["folds"]] == [8]
+    nnunets = (folder / SPLITS_FILE).read_bytes()
     (folder / SPLITS_FILE).unlink()
-    add_reduced_splits("7", [10], 0)
-    assert [(each["fold"], each["labels"]) for each in read(folder, RECORD_FILE)["folds"]] == [(5, 10)]
+    if is_raw:  # before planning nothing is in nnUNet_preprocessed yet
+        folder.rename(folders / "away")
+        write_raw(folders)
+    report = add_cross_validation("7")
+    assert report.made and report.added == (0, 1, 2, 3, 4) and report.cases == 23
+    assert (folder / SPLITS_FILE).read_bytes() == nnunets
+    assert sorted(contents(folder)) == sorted(
+        [SPLITS_FILE, RECORD_FILE, *(() if is_raw else ("dataset.json", "nnUNetPlans.json"))]
+    )
+    kinds = [(each["kind"], each["part"], each["folds"]) for each in read(folder, RECORD_FILE)["folds"]]
+    assert kinds == [("cross-validation", part, 5) for part in range(5)]
+    before = contents(folder)
+    assert not add_cross_validation("7").added and contents(folder) == before
 
 
-def test_own_splits_keep_what_they_hold_out(folder: Path) -> None:
-    own = [{"train": CASES[:8], "val": CASES[8:12], "note": "mine"}]
-    (folder / SPLITS_FILE).write_text(json.dumps(own))
-    report = add_reduced_splits("7", [5, 12], 0)
-    assert report.cases == 12 and report.added == (1, 2)
-    splits = read(folder)
-    assert splits[0] == own[0]
-    assert {*splits[2]["train"], *splits[2]["val"]} == set(CASES[:12])
+def test_folds_are_added_behind_or_replace_what_is_untrained(folder: Path) -> None:
+    nnunets_split(folder, 0)
+    nnunets = (folder / SPLITS_FILE).read_bytes()
+    report = add_repeated_splits("7", 3, 12, 6, 0)
+    assert [fold.fold for fold in report.folds] == [5, 6, 7] == list(report.added)
+    assert report.backup == folder / f"{SPLITS_FILE}.bak" and report.backup.read_bytes() == nnunets
+    assert read(folder)[:5] == json.loads(nnunets)
+    behind = (folder / SPLITS_FILE).read_bytes()
+    report = add_repeated_splits("7", 3, 12, 6, 0, replace=True)
+    assert [fold.fold for fold in report.folds] == [0, 1, 2]
+    assert report.added == (0, 1, 2) and report.removed == (3, 4, 5, 6, 7)
+    assert read(folder) == json.loads(behind)[5:]
+    assert [each["fold"] for each in read(folder, RECORD_FILE)["folds"]] == [0, 1, 2]
+    # no earlier file is lost
+    assert (folder / f"{SPLITS_FILE}.bak").read_bytes() == nnunets
+    assert (folder / f"{SPLITS_FILE}.bak2").read_bytes() == behind
+
+
+def test_folds_with_results_keep_their_cases(folders: Path, folder: Path) -> None:
+    nnunets_split(folder, 0)
+    model = trained(folders, 1)
+    before = contents(folder)
+    with pytest.raises(InputError, match=r"fold 1 would hold other cases.*__2d/fold_1; move them away"):
+        add_repeated_splits("7", 3, 12, 6, 0, replace=True)
+    with pytest.raises(InputError, match="fold 1 would hold other cases"):
+        add_cross_validation("7", 4, replace=True)
+    assert contents(folder) == before
+    # the same content may be written again, with others around it
+    add_repeated_splits("7", 3, 12, 6, 0)
+    assert add_cross_validation("7", replace=True).removed == (5, 6, 7)
+    assert contents(folder)[SPLITS_FILE] == before[SPLITS_FILE]
+    # fold 6 was not in the file: nnU-Net trained it on a random part of the cases
+    trained(folders, 6)
+    with pytest.raises(InputError, match=r"fold 6 would hold other cases"):
+        add_repeated_splits("7", 3, 12, 6, 0)
+    assert add_repeated_splits("7", 1, 12, 6, 0).added == (5,)
+    # an empty folder is no result, and `all` is no fold of the file
+    (model / "fold_1" / "checkpoint_latest.pth").unlink()
+    (model / "fold_all").mkdir()
+    (model / "fold_all" / "checkpoint_final.pth").touch()
+    (model / "fold_6" / "checkpoint_latest.pth").unlink()
+    assert add_cross_validation("7", 4, replace=True).added == (0, 1, 2, 3)
+
+
+def test_results_without_a_file_are_of_nnunets_own_folds(folders: Path, folder: Path) -> None:
+    trained(folders, 0, 3)
+    with pytest.raises(InputError, match="fold 0, 3 would hold other cases"):
+        add_repeated_splits("7", 5, 12, 6, 0)
+    assert not (folder / SPLITS_FILE).exists()
+    assert add_cross_validation("7").made
+
+
+def test_a_dry_run_writes_nothing(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_raw(folders)
+    assert main(["splits", "-d", "7", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "fold 4: 19 cases to train on, 4 to validate on\n" in printed and "Nothing was written" in printed
+    assert not (folders / "preprocessed" / DATASET).exists()
+    assert main(["splits", "-d", "7"]) == 0
+    assert "Plan with: nnUNetv2_plan_and_preprocess -d 7\n" in capsys.readouterr().out
+
+
+def test_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nnunets_split(folder, 0)
+    assert main(["splits", "-d", "7", "--repeated", "2", "--train", "12", "--test", "6", "--seed", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "fold 5: 12 cases to train on, 6 to test on\n" in printed
+    assert "folds 0 to 4 stay as they are; to have these in their place, add --replace\n" in printed
+    assert f"as it was before: {folder / SPLITS_FILE}.bak\n" in printed
+    assert "nnUNetv2_train 7 CONFIGURATION 5 -tr TRAINER\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -146,6 +126,20 @@ def test_own_splits_keep_what_they_hold_out(folder: Path) -> None:
         (("-d", "7", "--labels", "5", "-3"), ["--labels -3", "from 2 to 23"]),
         (("-d", "7", "--labels", "5", "5"), ["--labels 5 5", "each number once"]),
         (("-d", "7", "--labels", "5", "--seed", "-1"), ["--seed -1", "from 0"]),
+        (("-d", "7", "--labels", "5", "--replace"), ["--labels are added behind", "leave out --replace"]),
+        (("-d", "7", "--labels", "5", "--folds", "5"), ["--folds and --labels", "give one of them"]),
+        (("-d", "7", "--labels", "5", "--stratify", "size"), ["--stratify is for the folds", "not for --labels"]),
+        (("-d", "7", "--folds", "1"), ["--folds 1", "from 2 to 23"]),
+        (("-d", "7", "--folds", "24"), ["--folds 24", "from 2 to 23"]),
+        (("-d", "7", "--seed", str(2**32)), ["--seed 4294967296", "from 0 to 4294967295"]),
+        (("-d", "7", "--repeated", "5"), ["--repeated, --train and --test go together"]),
+        (("-d", "7", "--train", "5"), ["--repeated, --train and --test go together"]),
+        (("-d", "7", "--repeated", "5", "--train", "20", "--test", "4"), ["are 24, but there are 23"]),
+        (("-d", "7", "--repeated", "0", "--train", "2", "--test", "4"), ["--repeated 0", "at least 1"]),
+        (("-d", "7", "--groups"), ["nnunet_attn_cases.json does not exist", "--groups FILE.csv"]),
+        (("-d", "7", "--stratify", "site"), ["nnunet_attn_cases.json does not exist", "--stratify FILE.csv"]),
+        (("-d", "7", "--stratify", "size"), ["is missing", "--stratify FILE.csv"]),
+        (("-d", "7", "--groups", "gone.csv"), ["--groups gone.csv cannot be read as CSV", "case,patient"]),
     ],
 )
 def test_wrong_words_are_named_and_nothing_is_written(
@@ -157,6 +151,9 @@ def test_wrong_words_are_named_and_nothing_is_written(
     assert printed.err.startswith("nnunet-attn: error: ") and not printed.out
     assert all(part in printed.err for part in parts), printed.err
     assert contents(folder) == before
+
+
+OLD_ENTRY = '{"labels": 5, "training": 4, "validation": 1, "seed": 0, "fold": "5", "kind": "reduced", "sha256": ""}'
 
 
 @pytest.mark.parametrize(
@@ -171,11 +168,7 @@ def test_wrong_words_are_named_and_nothing_is_written(
         (SPLITS_FILE, '[{"train": ["case_00"], "val": ["case_01"]}]', "there are 2 cases to choose from"),
         (RECORD_FILE, "{", "cannot be read as JSON"),
         (RECORD_FILE, '{"folds": [{"labels": 5}]}', "not what this command writes; remove it"),
-        (
-            RECORD_FILE,
-            '{"folds": [{"labels": 5, "training": 4, "validation": 1, "seed": 0, "fold": "5"}]}',
-            "not what this command writes; remove it",
-        ),
+        (RECORD_FILE, '{"folds": [' + OLD_ENTRY + "]}", "not what this command writes; remove it"),
         ("nnUNetPlans.json", "{", "cannot be read as JSON"),
         ("nnUNetPlans.json", "{}", "has no preprocessed cases; run: nnUNetv2_plan_and_preprocess"),
     ],
@@ -203,9 +196,21 @@ def test_wrong_preprocessed_data_are_named(folder: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="has 4 cases; nnU-Net's five folds need 5 at least"):
         add_reduced_splits("7", [3], 0)
     assert not (folder / SPLITS_FILE).exists() and not (folder / RECORD_FILE).exists()
+    assert add_cross_validation("7", 4, dry_run=True).cases == 4
+    monkeypatch.delenv("nnUNet_results")
+    with pytest.raises(InputError, match="nnUNet_results is not set"):
+        add_cross_validation("7", 4)
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(InputError, match="nnUNet_preprocessed is not set"):
         add_reduced_splits("7", [3], 0)
+
+
+def test_a_raw_data_set_without_images_is_named(folders: Path) -> None:
+    raw = write_raw(folders)
+    for path in (raw / "imagesTr").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"imagesTr has no images \(\*\.nii\.gz\); put the training cases there"):
+        add_cross_validation("7")
 
 
 def test_a_failed_write_leaves_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,19 +220,16 @@ def test_a_failed_write_leaves_the_file(folder: Path, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nnunet_attn.datasets.splits.shutil.copy2", refuse)
+    monkeypatch.setattr("nnunet_attn.datasets.splits_files.shutil.copy2", refuse)
     with pytest.raises(InputError, match=r"cannot write .*splits_final\.json.*No space left"):
         add_reduced_splits("7", [5], 0)
     assert contents(folder) == before
 
 
-def test_says_which_fold_is_which(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["splits", "-d", "7", "--labels", "5", "10"]) == 0
-    printed = capsys.readouterr().out
-    assert f"{folder / SPLITS_FILE} is new" in printed
-    assert "5 labels (4 for training, 1 for validation) -> fold 5\n" in printed
-    assert "10 labels (8 for training, 2 for validation) -> fold 6\n" in printed
-    assert "nnUNetv2_train 7 CONFIGURATION 5 -tr TRAINER" in printed
-    assert main(["splits", "-d", "7", "--labels", "5"]) == 0
-    printed = capsys.readouterr().out
-    assert "-> fold 5, there already\n" in printed and f"{folder / SPLITS_FILE} is as it was\n" in printed
+def test_a_raw_list_of_files_is_read(folders: Path) -> None:
+    raw = write_raw(folders)
+    description = json.loads((raw / "dataset.json").read_text())
+    description["dataset"] = {case: {"images": [], "label": f"elsewhere/{case}.nii.gz"} for case in CASES[:7]}
+    (raw / "dataset.json").write_text(json.dumps(description))
+    report = add_cross_validation("7", 3)
+    assert report.cases == 7 and read(folders / "preprocessed" / DATASET) == cross_validation(CASES[:7], 3)
