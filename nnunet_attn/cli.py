@@ -14,6 +14,7 @@ from rich.text import Text
 from nnunet_attn import __version__
 from nnunet_attn.architectures.published_keys import SOURCES
 from nnunet_attn.architectures.registry import NETWORKS
+from nnunet_attn.commands import compare, evaluate, predict_test, register, splits
 from nnunet_attn.errors import InputError
 
 
@@ -83,18 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("words", nargs=argparse.REMAINDER, help="arguments of nnUNetv2_predict, and --phases")
     predict.set_defaults(run=_predict)
 
-    splits = commands.add_parser("splits", help="add nested splits with few labelled cases, behind nnU-Net's own folds")
-    splits.add_argument("-d", required=True, metavar="ID", help="data set name or ID, preprocessed")
-    splits.add_argument(
-        "--labels",
-        required=True,
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="numbers of labelled cases, each with a fifth of them (at least one) for validation",
-    )
-    splits.add_argument("--seed", type=int, default=0, help="seed of the choice. Default: 0")
-    splits.set_defaults(run=_splits)
+    register.add_parser(commands)
+    predict_test.add_parser(commands)
+    splits.add_parser(commands)
+    evaluate.add_parser(commands)
+    compare.add_parser(commands)
 
     maps = commands.add_parser("attention-maps", help="show where a trained network looks, in the image's own geometry")
     maps.add_argument("-d", required=True, metavar="ID", help="data set name or ID it was trained on")
@@ -217,29 +211,6 @@ def _attention_maps(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     for case, files in write_attention_maps(model, cases, a.o, options, a.prev_stage_predictions):
         console.print(Text(f"{case}: {len(files)} files, among them {files[-2]}"))
-    return 0
-
-
-def _splits(arguments: argparse.Namespace) -> int:
-    from nnunet_attn.datasets.splits import add_reduced_splits
-
-    report = add_reduced_splits(arguments.d, arguments.labels, arguments.seed)
-    console = Console(highlight=False, soft_wrap=True)
-    if report.made:
-        console.print(Text(f"{report.file} is new; its first five folds are nnU-Net's own"))
-    for fold in report.folds:
-        console.print(
-            Text(
-                f"{fold.labels} labels ({fold.training} for training, {fold.validation} for validation) "
-                f"-> fold {fold.fold}{'' if fold.fold in report.added else ', there already'}"
-            )
-        )
-    console.print(Text(f"chosen from {report.cases} cases with seed {arguments.seed}"))
-    if not report.added:
-        console.print(Text(f"{report.file} is as it was"))
-    console.print(
-        Text(f"Train with: nnUNetv2_train {arguments.d} CONFIGURATION {report.folds[0].fold} -tr TRAINER"),
-    )
     return 0
 
 
