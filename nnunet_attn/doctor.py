@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.paths import NNUNET_FOLDERS, TRAINER_VARIABLE, trainers_dir
-from nnunet_attn.training.variants import SUFFIXES, parse_trainer_name
+from nnunet_attn.trainer_names import SUFFIXES, parse_trainer_name, trainer_names
 
 COMPILE_VARIABLE = "nnUNet_compile"
 PACKAGES = ("nnunet-attn", "nnunetv2", "torch", "dynamic-network-architectures", "batchgeneratorsv2", "SimpleITK")
@@ -33,11 +32,6 @@ class Finding:
     state: str
     text: str
     remedy: str = ""
-
-
-def trainer_names() -> list[str]:
-    """Return the names of all trainers of this package, without suffixes."""
-    return [trainer for network in NETWORKS for trainer in network.trainers]
 
 
 def examine() -> list[Finding]:

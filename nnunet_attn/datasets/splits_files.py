@@ -159,6 +159,20 @@ def change_splits(
     return SplitsReport(file, tuple(folds), tuple(changed), tuple(removed), made, cases, backup, tuple(notes))
 
 
+def recorded_folds(folder: Path) -> list[Fold]:
+    """Return what is known of the folds in a data set's splits_final.json: those that this package made.
+
+    Args:
+        folder: The data set's folder below nnUNet_preprocessed.
+    Raises:
+        InputError: If a file is broken.
+    """
+    file = folder / SPLITS_FILE
+    splits = read_splits(file) if file.exists() else []
+    known = _read_record(folder / RECORD_FILE)
+    return [each for each in known if each.fold < len(splits) and _digest(splits[each.fold]) == each.sha256]
+
+
 def folds_with_results(dataset: str) -> dict[int, list[Path]]:
     """Return the folds of a data set below nnUNet_results that hold any file, by their numbers.
 

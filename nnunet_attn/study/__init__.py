@@ -1,0 +1,1 @@
+"""Cross-validation studies: one file describes which trainers are compared on which data, and how."""
