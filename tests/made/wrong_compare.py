@@ -52,6 +52,12 @@ def _other_folds(content: dict[str, object]) -> str:
     return json.dumps(content)
 
 
+def _model_folder(_: Path) -> Sequence[object]:
+    Path("model").mkdir()
+    _written("model/evaluation_attn_folds_0_1", FINE)
+    return ["compare", _written("a", TRAINER), "model"]
+
+
 COMPARE = (
     Wrong(
         "nothing to compare",
@@ -82,6 +88,12 @@ COMPARE = (
         "none does not exist",
         "evaluate first: nnunet-attn evaluate",
         lambda _: ["compare", _written("a", TRAINER), "none"],
+    ),
+    Wrong(
+        "a model's folder in place of the evaluation in it",
+        "model/summary_attn.json does not exist, but there are evaluations in folders below",
+        "give one of them: model/evaluation_attn_folds_0_1",
+        _model_folder,
     ),
     Wrong(
         "an evaluation that is damaged",
@@ -130,13 +142,13 @@ COMPARE = (
     Wrong(
         "another kind of surface",
         "not comparable: the kind of surface is area for nnUNetTrainer and erosion for nnUNetTrainerFINE",
-        "evaluate both alike, with --overwrite",
+        "evaluate both alike, with nnunet-attn evaluate",
         _two(surface="erosion"),
     ),
     Wrong(
         "another tolerance",
         "not comparable: the tolerance in mm of liver is 1.0 for nnUNetTrainer and 2.0 for nnUNetTrainerFINE",
-        "evaluate both alike, with --overwrite",
+        "evaluate both alike, with nnunet-attn evaluate",
         _two(tolerance_mm={"liver": 2.0, "kidney_left": 1.0}),
     ),
     Wrong(
@@ -163,6 +175,12 @@ COMPARE = (
         "--names has 1 names for 2 evaluations",
         "give one for each, in the same order (the same name for the seeds of one method)",
         _two("--names", "A"),
+    ),
+    Wrong(
+        "means over patients that nobody knows",
+        "--patients: nothing tells the patients of these cases",
+        "register the data set with them, or leave it out",
+        _two("--patients"),
     ),
     Wrong(
         "a reference that is not compared",
@@ -194,8 +212,8 @@ COMPARE = (
     Wrong(
         "a trainer without one of the folds",
         ".../fold_1/validation does not exist",
-        "validate it: nnUNetv2_train Dataset910_Results 3d_fullres 1 -p nnUNetPlans -tr nnUNetTrainerFINE --val, or "
-        "give the folds that are there with -f",
+        "train it: nnUNetv2_train Dataset910_Results 3d_fullres 1 -p nnUNetPlans -tr nnUNetTrainerFINE, or give the "
+        "folds that are there with -f",
         after(
             lambda folder: shutil.rmtree(model_folder(folder, FINE) / "fold_1"),
             *("compare", "-d", "910", "-tr", FINE, TRAINER, "-f", "0", "1", "-np", "1"),

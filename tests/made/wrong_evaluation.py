@@ -141,8 +141,8 @@ EVALUATE = (
     ),
     Wrong(
         "a metric that there is not",
-        "--metrics dsc: give each once, at least one",
-        "of dice, iou, precision, recall, nsd, hd95_mm, assd_mm, volume_difference_mm3, relative_volume_difference",
+        "--metrics: 'dsc' is no metric",
+        "choose from dice, iou, precision, recall, nsd, hd95_mm, assd_mm, volume_difference_mm3, relative_volume_difference",
         _folds("--metrics", "dsc"),
     ),
     Wrong(
@@ -195,9 +195,16 @@ EVALUATE = (
         _changed(lambda file: shutil.rmtree(file.parent)),
     ),
     Wrong(
+        "a fold that has not been trained",
+        ".../fold_0/validation does not exist",
+        "train it: nnUNetv2_train Dataset910_Results 3d_fullres 0 -p nnUNetPlans -tr nnUNetTrainer, or give the folds "
+        "that are there with -f",
+        _changed(lambda file: shutil.rmtree(file.parents[1])),
+    ),
+    Wrong(
         "a fold that the splits do not have",
         "-f 2: ...splits_final.json has the folds 0 to 1",
-        "give one of them",
+        "give those that are there: -f 0 1",
         lambda _: [*FOLDS[:-3], "2", "-np", "1"],
     ),
     Wrong(

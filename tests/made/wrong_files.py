@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
-from tests.made.loose import SHAPE, cut, dicom_series, label, volume, write
+from tests.made.loose import SHAPE, cut, label, volume, write
 from tests.made.wrong import Make, Wrong, after
 
 REGISTER = ("register", "-d", "7", "-n", "Made")
@@ -18,7 +19,7 @@ def scans(ending: str = ".nii.gz", count: int = 3, values: Sequence[int] = (1,))
     """Write images and labels of the same names."""
     for number in range(count):
         write(Path(f"images/case_{number}{ending}"), volume(number))
-        write(Path(f"labels/case_{number}{ending}"), label(values))
+        write(Path(f"labels/case_{number}{ending}"), label(values, number=number))
 
 
 def among_scans(change: Callable[[], object], *words: object, ending: str = ".nii.gz") -> Make:
@@ -81,23 +82,6 @@ def _cut_inside() -> None:
     file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:-100]))
 
 
-def _dicom(change: Callable[[], object], missing: Sequence[int] = ()) -> Make:
-    def make(_: Path) -> Sequence[object]:
-        for number in range(2):
-            gap = missing if number == 1 else ()
-            dicom_series(Path(f"images/case_{number}"), volume(number), f"1.2.3.{number}", missing=gap)
-            write(Path(f"labels/case_{number}.nii.gz"), label())
-        change()
-        return FOLDERS
-
-    return make
-
-
-def _foreign_dicom() -> None:
-    for file in Path("images/case_1").iterdir():
-        file.write_bytes(b"not a DICOM file")
-
-
 def _numbered(*names: str) -> Make:
     """Write images of these names, without labels."""
 
@@ -109,11 +93,38 @@ def _numbered(*names: str) -> Make:
     return make
 
 
+def _long_name() -> Sequence[object]:
+    Path("cases.csv").write_text(f"image,case\nimages/a.mha,{'case_' + 'x' * 245}\n")
+    return (*REGISTER, "--csv", "cases.csv", "--unlabeled")
+
+
 def _two_and_three_axes(_: Path) -> Sequence[object]:
     scans()
     write(Path("images/case_1.nii.gz"), volume(1, (6, 7)))
     write(Path("labels/case_1.nii.gz"), label(shape=(6, 7)))
     return FOLDERS
+
+
+def _not_utf8(_: Path) -> Sequence[object]:
+    """Name a file as Latin-1 does, which ITK cannot take."""
+    scans()
+    try:
+        Path("images/case_1.nii.gz").rename("images/case_\udcfc.nii.gz")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    return (*REGISTER, "--images", "images", "--unlabeled")
+
+
+def _listed(*names: str, folder: str = "labels") -> Make:
+    """List cases of these names, all with one label."""
+
+    def make(_: Path) -> Sequence[object]:
+        scans()
+        rows = [f"{name},images/case_{number}.nii.gz,{folder}/case_0.nii.gz" for number, name in enumerate(names)]
+        Path("cases.csv").write_text("\n".join(["case,image,label", *rows]) + "\n")
+        return (*REGISTER, "--csv", "cases.csv")
+
+    return make
 
 
 FILES = (
@@ -173,7 +184,7 @@ FILES = (
             *(f"{case}_{channel:04d}.nii.gz" for case in "abc" for channel in range(2) if (case, channel) != ("b", 1))
         ),
     ),
-    Wrong("other numbers of channels", "case_1 has 1 channels, most have 3", "add or remove files", _pictures(3, 1, 3)),
+    Wrong("other numbers of channels", "case_1 has 1 channel, most have 3", "add or remove files", _pictures(3, 1, 3)),
     Wrong(
         "channels of different grids",
         "b: images/b_0001.nii.gz is 8 x 6 x 5 voxels and the first channel 7 x 6 x 5",
@@ -252,19 +263,31 @@ FILES = (
     Wrong(
         "labels below 0",
         "label values below 0, whose meaning cannot be guessed: -1 in case_1",
-        "correct these files, or map or ignore the values",
+        "correct these files, or name every value by --map, such as --map=-1=0, or one by --ignore",
         among_scans(lambda: write(Path("labels/case_1.nii.gz"), label((1, -1)))),
     ),
     Wrong(
         "a value that no label has",
         "label values that no label has: 4 in case_1",
-        "correct these files, or map or ignore the values",
+        "correct these files, or name every value by --map, such as --map=4=0, or one by --ignore",
         among_scans(lambda: write(Path("labels/case_1.nii.gz"), label((1, 4))), "--label", "liver=1"),
+    ),
+    Wrong(
+        "a value that no label has, beside one that a label has",
+        "label values that no label has: 7 in case_1",
+        "correct these files, or name every value by --map, such as --map=7=0, or one by --ignore",
+        among_scans(lambda: write(Path("labels/case_1.nii.gz"), label((1, 7))), "--label", "liver=1", "tumour=2"),
+    ),
+    Wrong(
+        "a name that is too long",
+        "case_...: the case's name has 250 bytes",
+        "rename it to have 240 at most",
+        lambda folder: (_numbered("a.mha")(folder), _long_name())[1],
     ),
     Wrong(
         "a value outside of the map",
         "label values that neither the labels nor the value map name: 4 in case_1",
-        "correct these files, or map or ignore the values",
+        "correct these files, or name every value by --map, such as --map=4=0, or one by --ignore",
         among_scans(lambda: write(Path("labels/case_1.nii.gz"), label((1, 4))), "--map", "1=1"),
     ),
     Wrong(
@@ -278,7 +301,11 @@ FILES = (
         "the labels have 999 different values, from 1 to 999; they may be images, or numbered instances",
         "give the label files, or map the values",
         among_scans(
-            lambda: [write(p, volume(1, (20, 30, 30))) for f in ("labels", "images") for p in list(Path(f).iterdir())]
+            lambda: [
+                write(p, volume(int(f == "images"), (20, 30, 30)))
+                for f in ("labels", "images")
+                for p in list(Path(f).iterdir())
+            ]
         ),
     ),
     Wrong(
@@ -325,27 +352,27 @@ FILES = (
         lambda folder: (_pictures(3, 3)(folder), Path("images/case_1.png").write_text("no picture"))[0],
     ),
     Wrong(
-        "DICOM files that cannot be read",
-        "case_1: images/case_1 holds no DICOM series that can be read",
-        "name the folder its files lie in",
-        _dicom(_foreign_dicom),
+        "a name that is not UTF-8",
+        "case__: images/case_\\udcfc.nii.gz: this name, or that of a folder above, is not UTF-8",
+        "rename it",
+        _not_utf8,
     ),
     Wrong(
-        "two DICOM series in a folder",
-        "case_1: images/case_1 holds 2 DICOM series (1.2.3.1, 1.2.4)",
-        "put each in a folder of its own",
-        _dicom(lambda: dicom_series(Path("images/case_1"), volume(9), "1.2.4")),
+        "one label for two cases",
+        "b: labels/case_0.nii.gz is the label of a too",
+        "give each case its own",
+        _listed("a", "b"),
     ),
     Wrong(
-        "a DICOM series without one of its slices",
-        "case_1: images/case_1: slices are 3 mm apart, but 1 of the steps are not, such as 6 mm",
-        "add the missing slices, or remove those that are there twice",
-        _dicom(lambda: None, missing=(2,)),
+        "an image in place of its label",
+        "a: its label images/case_0.nii.gz is the image of a",
+        "give its label",
+        _listed("a", folder="images"),
     ),
     Wrong(
-        "loose DICOM files",
-        "images holds slices of one DICOM series (...)",
-        "give each series a folder of its own, and name the folder above",
-        after(lambda _: dicom_series(Path("images"), volume()), *REGISTER, "--images", "images", "--unlabeled"),
+        "a copy of an image in place of its label",
+        "case_1: labels/case_1.nii.gz is the same image as the case's own",
+        "give its label",
+        among_scans(lambda: [write(Path(folder, "case_1.nii.gz"), label((1, 2))) for folder in ("images", "labels")]),
     ),
 )

@@ -38,6 +38,12 @@ def _broken_task(root: Path) -> None:
     (root / "Task04_Hippocampus" / "dataset.json").write_text("{")
 
 
+def _odd_task(root: Path) -> None:
+    layout_trees.task(root, train=2, test=0)
+    file = root / "Task04_Hippocampus" / "dataset.json"
+    file.write_text(file.read_text().replace('"training": ', '"training": 5, "more": '))
+
+
 def _listed_download(_: Path) -> Sequence[object]:
     _btcv(Path("download"))
     Path("list.txt").write_text("img0099\n")
@@ -68,7 +74,7 @@ LAYOUTS = (
     Wrong(
         "a download without one of its labels",
         "1 of 3 cases have no label (0002): download/.../label0002.nii.gz is missing",
-        "unpack all of the download, or take these cases out of it",
+        "unpack all of the download, or take the files of these cases out of it",
         _download(_without("label/label0002.nii.gz"), "btcv"),
     ),
     Wrong(
@@ -94,6 +100,18 @@ LAYOUTS = (
         "--label does not go with --layout, which knows the data set",
         "leave it out",
         _download(_btcv, "btcv", "--label", "liver=1"),
+    ),
+    Wrong(
+        "a layout with channels called VALUE=NAME",
+        "--channels 'CT=X' does not go with --layout, which knows which channel is which",
+        "give the name alone, 'X'",
+        _download(_btcv, "btcv", "--channels", "CT=X"),
+    ),
+    Wrong(
+        "a task whose list of images is none",
+        "download/Task04_Hippocampus/dataset.json: 'training' is no list of images and labels",
+        "give the folder of a task as it was unpacked",
+        _download(_odd_task, "msd"),
     ),
     Wrong(
         "a task of another organ",

@@ -9,6 +9,7 @@ from tests.made import predict_test, splits
 from tests.made.results import TRAINER, write_results
 from tests.made.wrong import Wrong
 from tests.made.wrong_compare import COMPARE
+from tests.made.wrong_dicom import DICOM
 from tests.made.wrong_evaluation import EVALUATE, FINE
 from tests.made.wrong_files import FILES
 from tests.made.wrong_layouts import LAYOUTS
@@ -41,6 +42,7 @@ def _results(root: Path) -> None:
 
 GROUPS = (
     Group("register: files", FILES),
+    Group("register: DICOM", DICOM),
     Group("register: flags and lists", REQUESTS),
     Group("register: tables and patterns", TABLES),
     Group("register: known layouts", LAYOUTS),

@@ -73,6 +73,7 @@ def as_nobody(change: str) -> Callable[[Path, Sequence[object]], Ran]:
             shutil.copytree(folder, place)
             for path in (Path(made), place):
                 path.chmod(0o755)
+            (place / "raw").chmod(0o777)
             environment = {**nnunet_environment(place), "PYTHONPATH": str(ROOT)}
             before = tree(place)
             command = [sys.executable, "-c", _AS_NOBODY.format(change=change), user, *map(str, words)]

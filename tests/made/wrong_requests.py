@@ -60,13 +60,13 @@ def _raw_is_a_file(_: Path) -> Sequence[object]:
 REQUESTS = (
     Wrong(
         "a number that nnU-Net does not have",
-        "dataset_id=1000",
+        "-d 1000",
         "nnU-Net's numbers go from 1 to 999",
         _renamed("1000", "Made"),
     ),
     Wrong(
         "a name with a space",
-        "name='my data'",
+        "-n 'my data'",
         "a data set's name is made of letters, digits and underscores",
         _renamed("7", "my data"),
     ),
@@ -91,6 +91,18 @@ REQUESTS = (
     Wrong("`nnUNet_raw` is not set", "nnUNet_raw is not set", "set it, or name a folder by --raw", _no_raw),
     Wrong(
         "the raw folder is a file", "cannot make the folder file (File exists)", "choose another one", _raw_is_a_file
+    ),
+    Wrong(
+        "a raw folder below a file, in a dry run too",
+        "cannot make the folder images/case_0.nii.gz/raw (Not a directory)",
+        "choose another one",
+        _scans("--raw", "images/case_0.nii.gz/raw", "--dry-run"),
+    ),
+    Wrong(
+        "a name of a data set that is too long",
+        "the data set's name has 200 bytes (nnn...)",
+        "give one of 120 at most",
+        _renamed("7", "n" * 200),
     ),
     Wrong(
         "a flag of another source",
@@ -123,6 +135,30 @@ REQUESTS = (
         _scans("--label", "both=1,2", "tumour=2"),
     ),
     Wrong(
+        "an order with a value of another region",
+        "regions_class_order 2, 1: 1 stands for 'tumour', which has 2",
+        "give one value of each of both, tumour, in this order",
+        _scans("--label", "both=1,2", "tumour=2", "--regions-order", "2", "1"),
+    ),
+    Wrong(
+        "an order that gives two regions one value",
+        "regions_class_order 1, 1",
+        "give each region a value of its own",
+        _scans("--label", "a=1,2", "b=1,2", "--regions-order", "1", "1"),
+    ),
+    Wrong(
+        "an order by which a small region is painted over",
+        "regions_class_order 2, 1: the value 2, which is tumour and both, would be written as 1, which is both",
+        "name large regions first, and give each value that lies in several a region of its own",
+        _scans("--label", "tumour=2", "both=1,2", "--regions-order", "2", "1"),
+    ),
+    Wrong(
+        "a region with the background in it",
+        "label 'all' holds 0, which is the background",
+        "leave 0 out of it",
+        _scans("--label", "all=0,1", "tumour=2", "--regions-order", "1", "2"),
+    ),
+    Wrong(
         "a mapping that cannot be read",
         "--map '255:1'",
         "write OLD=NEW with two integers, such as 255=1",
@@ -131,7 +167,7 @@ REQUESTS = (
     Wrong("a value mapped twice", "--map '1=2': 1 becomes 1 already", "give it once", _scans("--map", "1=1", "1=2")),
     Wrong(
         "too many names of channels",
-        "2 channel names (CT, PET), but every case has 1 channels",
+        "2 channel names (CT, PET), but every case has 1 channel",
         "give one name a channel",
         _scans("--channels", "CT", "PET"),
     ),
@@ -143,9 +179,27 @@ REQUESTS = (
     ),
     Wrong(
         "more cases held out than there are",
-        "0 cases would be left for training",
+        "no case would be left for training",
         "hold out fewer",
         _scans("--test", "3"),
+    ),
+    Wrong(
+        "a seed that is too large",
+        "--seed 99999999999",
+        "give a number from 0 to 4294967295",
+        _scans("--test", "1", "--seed", "99999999999"),
+    ),
+    Wrong(
+        "a case to leave out that is not there",
+        "'case_9' of --leave-out is no case",
+        "cases are called as 'case_0'",
+        _scans("--leave-out", "case_9"),
+    ),
+    Wrong(
+        "all cases left out",
+        "--leave-out names every case",
+        "keep some",
+        _scans("--leave-out", "case_0", "case_1", "case_2"),
     ),
     Wrong(
         "a list that names no case",

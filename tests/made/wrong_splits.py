@@ -100,9 +100,21 @@ SPLIT = (
     ),
     Wrong(
         "a list of patients that is not there",
-        "--groups none.csv cannot be read as CSV (... No such file or directory: 'none.csv')",
-        "give a text file, case,patient",
+        "--groups: there is no file none.csv",
+        "give a text file with the columns case and patient",
         _splits("--groups", "none.csv"),
+    ),
+    Wrong(
+        "strata that there are not",
+        "--stratify sex",
+        "choose from site, size, or give a FILE.csv with the columns case and stratum",
+        _splits("--stratify", "sex"),
+    ),
+    Wrong(
+        "patients that nobody told `register`",
+        "--groups: none of the 23 cases has a patient in nnunet_attn_cases.json",
+        "give a file: --groups FILE.csv with the columns case and patient",
+        after(lambda folder: splits.write_raw(folder, sites={}), *SPLITS, "--groups"),
     ),
     Wrong(
         "patients of a data set that another tool made",

@@ -75,7 +75,7 @@ TABLES = (
     ),
     Wrong(
         "too few cells in a line",
-        "cases.csv, line 2: it has 1 cells, the line of column names 2",
+        "cases.csv, line 2: it has 1 cell, the line of column names 2",
         "look for separators in names, which need quotation marks",
         _table("image,label", "images/case_0.nii.gz"),
     ),
