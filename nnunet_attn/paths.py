@@ -1,5 +1,6 @@
 """Where the trainers lie, and the environment in which stock nnU-Net commands find them."""
 
+import errno
 import importlib.util
 import os
 import tempfile
@@ -10,6 +11,7 @@ from nnunet_attn.errors import InputError
 
 NNUNET_FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINER_VARIABLE = "nnUNet_extTrainer"
+_LONGEST_PART = 255  # bytes of a name, on all usual file systems
 
 
 def trainers_dir() -> Path:
@@ -45,6 +47,25 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot make the folder {folder} ({error.strerror}): choose another one") from error
     check_writable(folder)
+
+
+def check_possible(folder: Path) -> None:
+    """Check that a folder is there or could be made, and written to; nothing is made.
+
+    Raises:
+        InputError: If not, with the system's reason.
+    """
+    there = folder
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    fault = None
+    if not os.path.isdir(there):
+        fault = errno.EEXIST if there == folder else errno.ENOTDIR
+    elif any(len(os.fsencode(part)) > _LONGEST_PART for part in folder.parts):
+        fault = errno.ENAMETOOLONG
+    if fault is not None:
+        raise InputError(f"cannot make the folder {folder} ({os.strerror(fault)}): choose another one")
+    check_writable(there)
 
 
 def nnunet_environment(root: Path, base: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -125,7 +125,7 @@ def test_commands_parse_and_trainer_names_exist(page: Path) -> None:
         for line in block.replace("\\\n", " ").splitlines():
             for beginning, parser in PARSERS.items():
                 if line.startswith(f"{beginning} "):
-                    parser.parse_args(shlex.split(line.removeprefix(beginning)))
+                    parser.parse_args(shlex.split(line.removeprefix(beginning).replace('"$DEVICE"', "cpu")))
         for name in re.findall(r"nnUNetTrainer\w+(?:[.-]\d+)?", block):
             assert parse_trainer_name(name.split("__")[0], trainer_names()).is_valid, name
 

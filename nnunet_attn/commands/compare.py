@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def add_parser(commands: Any) -> None:
     add("--reference", metavar="NAME", help="method that the others are compared with. Default: the first")
     add("--all-pairs", action="store_true", help="compare every method with every other one")
     add("--common", action="store_true", help="compare the cases that all have, where they differ")
+    add("--patients", action="store_true", help="test the means over each patient's cases, as told to register")
     add("--metrics", nargs="+", metavar="METRIC", help="Default: all that every evaluation has")
     add("--confidence", type=float, default=0.95, metavar="X", help="of the intervals. Default: 0.95")
     add("--seed", type=int, default=0, metavar="N", help="of the bootstrap. Default: 0")
@@ -56,15 +58,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from nnunet_attn.evaluation.compare import compare
     from nnunet_attn.evaluation.compare_inputs import grouped_by_method
-    from nnunet_attn.evaluation.compare_tables import screen_text
+    from nnunet_attn.evaluation.compare_screen import screen_text
+    from nnunet_attn.evaluation.compare_sources import registered_patients
 
     if a.o is not None:
         from nnunet_attn.evaluation.compare_files import check_output
 
         check_output(a.o)
-    evaluations, labels = _evaluations(a)
+    evaluations, labels, warnings = _evaluations(a)
+    patients = registered_patients(evaluations)
+    if a.patients and not patients:
+        raise InputError(
+            "--patients: nothing tells the patients of these cases; register the data set with them, or leave it out"
+        )
     comparison = compare(
         grouped_by_method(evaluations, labels, a.names),
+        patients=patients,
+        by_patient=a.patients,
         reference=a.reference,
         all_pairs=a.all_pairs,
         metrics=a.metrics,
@@ -72,8 +82,9 @@ def _run(arguments: argparse.Namespace) -> int:
         confidence=a.confidence,
         seed=a.seed,
     )
+    comparison = replace(comparison, warnings=(*warnings, *comparison.warnings))
     console = Console(highlight=False, soft_wrap=True)
-    console.print(Text(screen_text(comparison, a.decimals)))
+    console.print(Text(screen_text(comparison, a.decimals, written=a.o is not None)))
     if a.o is not None:
         from nnunet_attn.evaluation.compare_files import write_comparison
 
@@ -98,18 +109,26 @@ def _check(a: argparse.Namespace) -> None:
         raise InputError(f"--decimals {a.decimals}: give a number from 0 to 12")
 
 
-def _evaluations(a: argparse.Namespace) -> tuple[list["Evaluation"], list[str]]:
-    """Return the evaluations and how the user named each."""
+def _evaluations(a: argparse.Namespace) -> tuple[list["Evaluation"], list[str], list[str]]:
+    """Return the evaluations, how the user named each, and warnings."""
     from nnunet_attn.evaluation.compare_sources import Trained, cross_validations, predicted_tests, read_folders
 
     if a.tr is None:
-        return read_folders(a.folders, a.preset), [str(folder) for folder in a.folders]
+        from nnunet_attn.evaluation.compare_inputs import changed_since, check_different
+        from nnunet_attn.evaluation.evaluate import result_files
+
+        labels = [str(folder) for folder in a.folders]
+        found = read_folders(a.folders, a.preset)
+        files = [result_files(each, a.preset)[0] if each.is_dir() else each for each in a.folders]
+        check_different(files, labels)
+        warnings = [changed_since(*each) for each in zip(found, files, labels, strict=True)]
+        return found, labels, [text for texts in warnings for text in texts]
     plans, configurations = tuple(a.p or ("nnUNetPlans",)), tuple(a.c or ("3d_fullres",))
     trained = Trained(a.d, tuple(a.tr), plans, configurations, _folds(a.f), a.chk, a.preset)
     with _progress() as progress:
         if a.test:
-            return predicted_tests(trained, a.ensemble or "logits", a.np, progress), trained.labels()
-        return cross_validations(trained, a.np, progress), trained.labels()
+            return predicted_tests(trained, a.ensemble or "logits", a.np, progress), trained.labels(), []
+        return cross_validations(trained, a.np, progress), trained.labels(), []
 
 
 def _folds(words: list[str] | None) -> tuple[int | str, ...]:

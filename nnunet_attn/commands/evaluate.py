@@ -16,7 +16,7 @@ from rich.text import Text
 from nnunet_attn.errors import InputError
 
 if TYPE_CHECKING:
-    from nnunet_attn.evaluation.results import Evaluation
+    from nnunet_attn.evaluation.results import Evaluation, Settings
 
 _SHOWN_WARNINGS = 10
 _OF_FOLDERS = ("r", "djfile", "pfile", "chill")
@@ -50,7 +50,12 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from nnunet_attn.evaluation.evaluate import evaluate_cross_validation, evaluate_folder, result_files
+    from nnunet_attn.evaluation.evaluate import (
+        evaluate_cross_validation,
+        evaluate_folder,
+        result_files,
+        settings_before,
+    )
     from nnunet_attn.evaluation.settings import chosen_settings, parsed_tolerance
 
     a = arguments
@@ -59,6 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     common: dict[str, Any] = {"settings": settings, "processes": a.np, "overwrite": a.overwrite}
     if a.i is not None:
+        before = settings_before(a.o or a.i, a.preset)
         with _progress(str(a.i)) as (progress, counts):
             evaluation = evaluate_folder(
                 a.i,
@@ -71,6 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 **common,
             )
         show(evaluation, console, counts["up to date"])
+        _show_replaced(before, evaluation, console)
         console.print(Text(f"written: {' and '.join(map(str, result_files(a.o or a.i, a.preset)))}"))
         return 0
 
@@ -80,6 +87,9 @@ def _run(arguments: argparse.Namespace) -> int:
     for trainer in a.tr:  # a name that is not there is told before the first is computed
         find_model(a.d, trainer, plans, configuration)
     for trainer in a.tr:
+        model = find_model(a.d, trainer, plans, configuration).folder
+        folder = a.o or model / f"evaluation_attn_folds_{'_'.join(map(str, sorted(folds)))}"
+        before = settings_before(folder, a.preset)
         with _progress(trainer) as (progress, counts):
             evaluation = evaluate_cross_validation(
                 a.d,
@@ -93,10 +103,24 @@ def _run(arguments: argparse.Namespace) -> int:
                 **common,
             )
         show(evaluation, console, counts["up to date"])
-        model = find_model(a.d, trainer, plans, configuration).folder
-        folder = a.o or model / f"evaluation_attn_folds_{'_'.join(map(str, sorted(folds)))}"
+        _show_replaced(before, evaluation, console)
         console.print(Text(f"written: {' and '.join(map(str, result_files(folder, a.preset)))}"))
     return 0
+
+
+def _show_replaced(before: "Settings | None", evaluation: "Evaluation", console: Console) -> None:
+    """Tell that an earlier evaluation with other settings is no more."""
+    after = evaluation.settings
+    if before is None or before == after:
+        return
+    had = []
+    if before.metrics != after.metrics:
+        had.append(f"--metrics {' '.join(before.metrics)}")
+    if before.surface != after.surface:
+        had.append(f"--surface {before.surface}")
+    if before.tolerance_mm != after.tolerance_mm:
+        had.append("--tolerance " + " ".join(f"'{name}={value:g}'" for name, value in before.tolerance_mm.items()))
+    console.print(Text(f"replaced: an earlier evaluation there with {', '.join(had)}; to keep both, give another -o"))
 
 
 def _check(a: argparse.Namespace) -> None:
@@ -180,8 +204,11 @@ def _show_preset(evaluation: "Evaluation", console: Console) -> None:
     if len(report.columns) > 1:
         cells = (f"{metric} {value:.4g}" for metric, value in report.average.items())
         console.print(Text(f"  average: {'; '.join(cells)}"))
-    for metric, (mean, sd) in report.over_folds.items():
-        console.print(Text(f"  {metric} over the folds: {mean:.4g}, sd {sd:.4g}"))
+    if report.over_folds:
+        console.print(Text("  mean and sd over the folds; of the average, means over the columns:"))
+    for column, means in {**report.over_folds, "average": report.average_over_folds}.items():
+        if cells := [f"{metric} {mean:.4g}, sd {sd:.4g}" for metric, (mean, sd) in means.items()]:
+            console.print(Text(f"    {column}: {'; '.join(cells)}"))
     for metric, value in report.as_the_script.items():
         console.print(Text(f"  {metric} as the authors' script scores images without overlap: {value:.4g}"))
 

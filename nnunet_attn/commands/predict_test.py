@@ -16,6 +16,7 @@ from nnunet_attn.errors import InputError
 if TYPE_CHECKING:
     from nnunet_attn.evaluation.aggregate import MeanOfFinite
     from nnunet_attn.inference.predict_test import PredictedTest
+    from nnunet_attn.inference.predict_test_request import PredictTestRequest
 
 _SHOWN = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)"}
 
@@ -77,7 +78,7 @@ def _run(a: argparse.Namespace) -> int:
     )
     console = Console(highlight=False, soft_wrap=True)
     predicted = predict_test(request, console)
-    _print(predicted, console, request.evaluate)
+    _print(predicted, console, request)
     return 0
 
 
@@ -89,14 +90,14 @@ def _folds(words: Sequence[str]) -> tuple[int | str, ...]:
     return (*numbers, *(word for word in words if word == "all"))
 
 
-def _print(predicted: Sequence["PredictedTest"], console: Console, is_evaluated: bool) -> None:
+def _print(predicted: Sequence["PredictedTest"], console: Console, request: "PredictTestRequest") -> None:
     for each in predicted:
         there = len(each.cases) - each.predicted
         counted = f"{len(each.cases)} cases" + (f", {there} of them predicted before" if there else "")
         console.print(Text(f"{each.trainer}: {counted}: {each.folder}"))
     evaluated = [each for each in predicted if each.evaluation is not None]
     if not evaluated:
-        if is_evaluated:
+        if request.evaluate:
             console.print(Text("Nothing was evaluated: the data set has no labels in labelsTs"))
         return
     from nnunet_attn.evaluation.aggregate import foreground_means
@@ -111,14 +112,28 @@ def _print(predicted: Sequence["PredictedTest"], console: Console, is_evaluated:
         means = foreground_means(each.evaluation)
         infinite += sum(means[metric].n_infinite for metric in _SHOWN)
         table.add_row(each.trainer, *(_cell(means[metric]) for metric in _SHOWN))
+    if not console.is_terminal:  # a file or a pipe has no width: names and figures stay whole
+        console.width = max(console.width, 80 + max(len(each.trainer) for each in evaluated))
     console.print(table)
     if infinite:
         console.print(Text("inf: values left out of a mean: one of the two masks is empty, the distance infinite"))
-    folders = [str(each.folder) for each in evaluated]
-    if len(folders) > 1:
-        console.print(Text(f"Compare with: {shlex.join(['nnunet-attn', 'compare', *folders])}"))
+    if len(evaluated) > 1:
+        console.print(Text(f"Compare with: {shlex.join(['nnunet-attn', 'compare', *_compared(evaluated, request)])}"))
     else:
         console.print(Text("Predict with another trainer, then compare both folders: nnunet-attn compare"))
+
+
+def _compared(evaluated: Sequence["PredictedTest"], request: "PredictTestRequest") -> list[str]:
+    """The arguments of `compare`: the trainers where it finds their folders, else the folders."""
+    if request.output is not None or request.grid or not request.mirroring:
+        return [str(each.folder) for each in evaluated]
+    words = ["-d", request.dataset, "-tr", *(each.trainer for each in evaluated)]
+    words += ["-c", request.configuration] if request.configuration != "3d_fullres" else []
+    words += ["-p", request.plans] if request.plans != "nnUNetPlans" else []
+    words += ["-f", *map(str, request.folds)] if request.folds != (0, 1, 2, 3, 4) else []
+    words += ["-chk", request.checkpoint] if request.checkpoint != "checkpoint_final.pth" else []
+    words += ["--ensemble", request.ensemble] if request.ensemble != "logits" else []
+    return [*words, "--test"]
 
 
 def _cell(mean: "MeanOfFinite") -> str:

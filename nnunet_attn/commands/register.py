@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.paths import NNUNET_FOLDERS
+from nnunet_attn.paths import NNUNET_FOLDERS, check_possible
 
 if TYPE_CHECKING:
     from nnunet_attn.registering.model import Registration
@@ -32,6 +33,11 @@ _BELONGS = {
 _FIXED_BY_LAYOUT = ("label", "map", "regions_order", "ignore", "unlabeled", "channels_in_file")
 # --label-pattern may stand beside --unlabeled: what fits it is no image
 _OF_LABELS = ("labels", "test_labels", "label", "map", "regions_order", "ignore")
+_MAP = "value in the source to new value; a negative one by a flag of its own, --map=-1=2"
+_REPAIR = (
+    "give labels the geometry of their images where it differs a little; between channels only what moves no "
+    "voxel by more than half a voxel is mended"
+)
 _STAGES = {"read": "reading files", "write": "writing", "verify": "nnU-Net's check"}
 _SOURCES = ("images", "pattern", "csv", "layout")
 
@@ -62,11 +68,11 @@ def add_parser(commands: Any) -> None:
     add("--channels", nargs="+", metavar="NAME", help="names of the channels; VALUE=NAME says whose it is")
     add("--channels-in-file", action="store_true", help="the last axis of 4D images are channels, not time")
     add("--label", nargs="+", action="extend", metavar="NAME=V", help="label of the new value V, region of V,V")
-    add("--map", nargs="+", action="extend", metavar="OLD=NEW", help="value in the source to new value")
+    add("--map", nargs="+", action="extend", metavar="OLD=NEW", help=_MAP)
     add("--regions-order", nargs="+", type=int, metavar="V", help="nnU-Net's regions_class_order")
     add("--ignore", type=int, metavar="V", help="value in the source that marks what is not annotated")
     add("--link", choices=("hard", "symbolic"), help="link files that need no conversion. Default: copy")
-    add("--repair", action="store_true", help="give labels the geometry of their images where it differs a little")
+    add("--repair", action="store_true", help=_REPAIR)
     add("--unlabeled", action="store_true", help="images without labels, for pre-training")
     add("--file-ending", metavar="ENDING", help="of the new files, such as .nii.gz. Default: chosen by the images")
     add("--raw", type=Path, metavar="DIR", help="raw folder to write to. Default: nnUNet_raw")
@@ -80,9 +86,14 @@ def _run(arguments: argparse.Namespace) -> int:
     a = arguments
     if a.np < 1:
         raise InputError(f"-np {a.np}: 1 process or more")
+    if not 1 <= a.d <= 999:
+        raise InputError(f"-d {a.d}: nnU-Net's numbers go from 1 to 999")
+    if a.n is not None and not re.fullmatch(r"\w+", a.n):
+        raise InputError(f"-n {a.n!r}: a data set's name is made of letters, digits and underscores")
     raw = a.raw or os.environ.get(NNUNET_FOLDERS[0])
     if not raw:
         raise InputError("nnUNet_raw is not set; set it, or name a folder by --raw")
+    check_possible(Path(raw))
     registration = registration_of(a)
 
     from nnunet_attn.registering.plan import plan_registration
@@ -133,11 +144,11 @@ def registration_of(arguments: argparse.Namespace) -> "Registration":
 
 
 def _from_files(a: argparse.Namespace, kind: str) -> "Registration":
-    from nnunet_attn.registering.held_out import hold_out_drawn, hold_out_listed, leave_out, read_names
+    from nnunet_attn.registering.held_out import hold_out_drawn, hold_out_listed, read_names
     from nnunet_attn.registering.model import Registration
 
     found = _found(a, kind)
-    cases = leave_out(found.cases, a.leave_out or ())
+    cases = found.cases
     by_list = a.test_list is not None or a.train_list is not None
     if found.splits and (by_list or a.test is not None):
         flag = "--test" if a.test is not None else "--test-list"
@@ -156,7 +167,7 @@ def _from_files(a: argparse.Namespace, kind: str) -> "Registration":
         tuple(replace(case, channels_in_file=a.channels_in_file) for case in cases),
         found.channel_names or (tuple(a.channels) if a.channels else None),
         _labels(a.label),
-        _value_map(a.map),
+        _value_map(a.map, a.ignore),
         None if a.regions_order is None else tuple(a.regions_order),
         a.ignore,
         unlabeled=a.unlabeled,
@@ -165,20 +176,24 @@ def _from_files(a: argparse.Namespace, kind: str) -> "Registration":
 
 
 def _found(a: argparse.Namespace, kind: str) -> "Found":
+    from nnunet_attn.registering.request import check_plain_names
     from nnunet_attn.registering.sources import from_csv, from_folders, from_pattern
 
-    if kind == "pattern":
-        return from_pattern(a.pattern, a.label_pattern, a.channels, a.case_name or "{case}")
-    if kind == "csv":
-        return from_csv(a.csv, a.channels, labels_needed=not (a.unlabeled or a.test_list))
+    leave_out = a.leave_out or ()
     # the channels of 4D files are counted when these are read
     channels = None if a.channels_in_file else a.channels
+    if a.channels_in_file:
+        check_plain_names(a.channels, "--channels-in-file, where channels have nothing but their order")
+    if kind == "pattern":
+        return from_pattern(a.pattern, a.label_pattern, channels, a.case_name or "{case}", leave_out)
+    if kind == "csv":
+        return from_csv(a.csv, channels, not (a.unlabeled or a.test_list), leave_out)
     labels = None if a.labels is None else Path(a.labels)
-    return from_folders(a.images, labels, channels, a.test_images, a.test_labels)
+    return from_folders(a.images, labels, channels, a.test_images, a.test_labels, leave_out)
 
 
 def _from_layout(a: argparse.Namespace) -> "Registration":
-    from nnunet_attn.registering.held_out import leave_out, read_names
+    from nnunet_attn.registering.held_out import read_names
     from nnunet_attn.registering.layouts.contract import LayoutOptions
     from nnunet_attn.registering.request import from_layout
 
@@ -194,8 +209,7 @@ def _from_layout(a: argparse.Namespace) -> "Registration":
         None if a.train_list is None else frozenset(read_names(a.train_list, "--train-list")),
     )
     drawn = None if a.test is None else (a.test, a.seed or 0)
-    made = from_layout(a.layout, a.source, options, a.d, a.n, a.channels, drawn)
-    return replace(made, cases=leave_out(made.cases, a.leave_out or ()))
+    return from_layout(a.layout, a.source, options, a.d, a.n, a.channels, drawn, a.leave_out or ())
 
 
 def _labels(given: Sequence[str] | None) -> dict[str, int | tuple[int, ...]] | None:
@@ -223,8 +237,8 @@ def _labels(given: Sequence[str] | None) -> dict[str, int | tuple[int, ...]] | N
     return labels if "background" in labels else {"background": 0, **labels}
 
 
-def _value_map(given: Sequence[str] | None) -> dict[int, int] | None:
-    """Read `OLD=NEW`; 0 stays 0 unless it is given."""
+def _value_map(given: Sequence[str] | None, ignore: int | None) -> dict[int, int] | None:
+    """Read `OLD=NEW`; 0 stays 0 unless it is given or ignored."""
     if given is None:
         return None
     values: dict[int, int] = {}
@@ -237,7 +251,7 @@ def _value_map(given: Sequence[str] | None) -> dict[int, int] | None:
             raise InputError(f"--map {word!r}: nnU-Net's labels are 0 or more")
         if values.setdefault(old, new) != new:
             raise InputError(f"--map {word!r}: {old} becomes {values[old]} already; give it once")
-    return {0: 0, **values}
+    return values if ignore == 0 else {0: 0, **values}
 
 
 def _flag(name: str) -> str:

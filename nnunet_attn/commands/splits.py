@@ -1,6 +1,7 @@
 """`nnunet-attn splits`: parses, calls, prints."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -9,9 +10,10 @@ from rich.text import Text
 from nnunet_attn.errors import InputError
 
 if TYPE_CHECKING:
-    from nnunet_attn.datasets.splits_files import Fold, SplitsReport
+    from nnunet_attn.datasets.splits_files import Fold, Split, SplitsReport
 
 _REGISTERED = "registered"
+_SHOWN = 5  # cases of a part that a dry run names
 
 
 def add_parser(commands: Any) -> None:
@@ -96,13 +98,17 @@ def _lines(report: "SplitsReport", a: argparse.Namespace) -> list[str]:
         lines.append(f"{report.file} is new; its first five folds are nnU-Net's own")
     elif report.made:
         lines.append(f"{report.file} is new")
-    lines += [_line(fold, fold.fold in report.added, a.groups is not None) for fold in report.folds]
+    for fold, split in zip(report.folds, report.splits, strict=True):
+        lines.append(_line(fold, fold.fold in report.added, a.groups is not None) + _patients(split, report.patients))
+        if a.dry_run:
+            used = "test" if fold.kind == "repeated" else "validation"
+            lines += [f"  training: {_shortened(split['train'])}", f"  {used}: {_shortened(split['val'])}"]
     lines.append(f"chosen from {report.cases} cases with seed {report.folds[0].seed}")
     if report.removed:
-        lines.append(f"no more there: fold {', '.join(map(str, report.removed))}")
+        lines.append(f"no more there: fold{'s' * (len(report.removed) > 1)} {', '.join(map(str, report.removed))}")
     if not changes:
         lines.append(f"{report.file} is as it was")
-    elif report.backup is not None:
+    elif report.backup is not None and not a.dry_run:
         lines.append(f"as it was before: {report.backup}")
     first = report.folds[0].fold
     if first and first in report.added and report.folds[0].kind != "reduced":
@@ -115,6 +121,18 @@ def _lines(report: "SplitsReport", a: argparse.Namespace) -> list[str]:
     else:
         lines.append(f"Plan with: nnUNetv2_plan_and_preprocess -d {a.d}")
     return lines
+
+
+def _patients(split: "Split", patients: Mapping[str, str] | None) -> str:
+    """How many patients are on each side, where they were kept together."""
+    if patients is None:
+        return ""
+    training, validation = (len({patients[case] for case in split[part]}) for part in ("train", "val"))
+    return f" (patients: {training} and {validation})"
+
+
+def _shortened(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:_SHOWN]) + (f" and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else "")
 
 
 def _line(fold: "Fold", is_new: bool, counts_patients: bool) -> str:

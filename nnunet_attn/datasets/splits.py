@@ -1,5 +1,6 @@
 """Splits of a data set: cross-validation, repeated, or with few labelled cases, in its splits_final.json."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from nnunet_attn.datasets.splits_cases import LabelledCases, find_cases
 from nnunet_attn.datasets.splits_files import SPLITS_FILE, Proposal, Split, SplitsReport, change_splits, read_splits
 from nnunet_attn.datasets.splits_folds import NNUNET_FOLDS, NNUNET_SEED, cross_validation, rare_strata
-from nnunet_attn.datasets.splits_groups import CASES_FILE, REGISTERED, patients_of, strata_of
+from nnunet_attn.datasets.splits_groups import CASES_FILE, patients_of, registered_patients, strata_of
 from nnunet_attn.datasets.splits_reduced import reduced_split
 from nnunet_attn.datasets.splits_repeated import repeated_splits
 from nnunet_attn.errors import InputError
@@ -157,7 +158,9 @@ def _change(
             f"{parted} patients have cases on both sides of one of these splits; keep each on one side: --groups",
         ]
     number = len(found.cases) if cases is None else cases
-    return change_splits(found.folder, proposals, number, nnunets_own=_nnunets_own(found), notes=notes, **settings)
+    own = _nnunets_own(found)
+    report = change_splits(found.folder, proposals, number, nnunets_own=own, notes=notes, **settings)
+    return dataclasses.replace(report, patients=patients)
 
 
 def _nnunets_own(found: LabelledCases) -> list[Split]:
@@ -177,7 +180,7 @@ def _parted_patients(found: LabelledCases, proposals: Sequence[Proposal]) -> int
     """Return how many of the patients that were registered with the data set are on both sides of a split."""
     if found.raw is None or not (found.raw / CASES_FILE).is_file():
         return 0
-    patients = patients_of(found, REGISTERED)
+    patients = registered_patients(found)
     parted = [
         {patients[case] for case in each.split["train"]} & {patients[case] for case in each.split["val"]}
         for each in proposals

@@ -1,11 +1,12 @@
 """A data set's splits_final.json: read, and changed without loss of folds that something was trained on."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,8 @@ from nnunet_attn.errors import InputError
 
 SPLITS_FILE = "splits_final.json"
 RECORD_FILE = "splits_nnunet_attn.json"
+DRAWN_KINDS = ("repeated", "reduced")
+"""Kinds of folds that are random draws, each for itself."""
 
 Split = dict[str, list[str]]
 _RECORD_KEYS = ("fold", "kind", "training", "validation", "seed", "sha256")
@@ -75,6 +78,8 @@ class SplitsReport:
         cases: Cases that the choice was made from.
         backup: Where the file as it was is kept; None if there was none, or it stays as it is.
         notes: What the user should know about the choice.
+        splits: The cases of each of `folds`.
+        patients: Case -> patient, where these were kept together.
     """
 
     file: Path
@@ -85,6 +90,8 @@ class SplitsReport:
     cases: int
     backup: Path | None = None
     notes: tuple[str, ...] = ()
+    splits: tuple[Split, ...] = ()
+    patients: Mapping[str, str] | None = None
 
 
 def read_splits(file: Path) -> list[Split]:
@@ -130,6 +137,23 @@ def change_splits(
     Raises:
         InputError: If a fold with results would get other cases, or a file is broken or cannot be written.
     """
+    with contextlib.nullcontext() if dry_run else _alone(folder):
+        report, texts = _changes(folder, proposals, cases, first, nnunets_own, replace, notes)
+        if not dry_run:
+            _write(texts, None if report.backup is None else (report.file, report.backup))
+    return report
+
+
+def _changes(
+    folder: Path,
+    proposals: Sequence[Proposal],
+    cases: int,
+    first: Sequence[Split],
+    nnunets_own: Sequence[Split],
+    replace: bool,
+    notes: Sequence[str],
+) -> tuple[SplitsReport, dict[Path, Any]]:
+    """Return what `change_splits` does, and the new content of the files that it writes."""
     file, record_file = folder / SPLITS_FILE, folder / RECORD_FILE
     made = not file.exists()
     before = [] if made else read_splits(file)
@@ -154,9 +178,26 @@ def change_splits(
     if recorded != known:
         texts[record_file] = {"folds": [_as_json(each) for each in recorded]}
     backup = None if made or file not in texts else _backup_of(file)
-    if not dry_run:
-        _write(texts, None if backup is None else (file, backup))
-    return SplitsReport(file, tuple(folds), tuple(changed), tuple(removed), made, cases, backup, tuple(notes))
+    splits = tuple(proposal.split for proposal in proposals)
+    report = SplitsReport(file, tuple(folds), tuple(changed), tuple(removed), made, cases, backup, tuple(notes), splits)
+    return report, texts
+
+
+def drawn_folds(folder: Path, folds: Collection[int]) -> tuple[int, ...]:
+    """Return which folds are random draws by `nnunet-attn splits`, and not parts of one cross-validation.
+
+    Args:
+        folder: The data set's folder below nnUNet_preprocessed.
+        folds: Numbers to look for.
+    Raises:
+        InputError: If a file that tells is broken.
+    """
+    drawn = [each for each in _read_record(folder / RECORD_FILE) if each.kind in DRAWN_KINDS and each.fold in folds]
+    if not drawn:
+        return ()
+    splits = read_splits(folder / SPLITS_FILE)
+    still = {each.fold for each in drawn if each.fold < len(splits) and _digest(splits[each.fold]) == each.sha256}
+    return tuple(sorted(still))
 
 
 def recorded_folds(folder: Path) -> list[Fold]:
@@ -216,8 +257,9 @@ def _check_results(dataset: str, before: Sequence[Split], after: Sequence[Split]
         folders = [str(path) for _, paths in lost for path in paths]
         shown = ", ".join(folders[:3]) + (f" and {len(folders) - 3} more" if len(folders) > 3 else "")
         numbers = ", ".join(str(fold) for fold, _ in lost)
+        which, they = ("fold", "it was") if len(lost) == 1 else ("folds", "they were")
         raise InputError(
-            f"fold {numbers} would hold other cases than those it was trained on: there are results in {shown}; "
+            f"{which} {numbers} would hold other cases than those {they} trained on: there are results in {shown}; "
             "move them away first, or leave out --replace to add folds behind those that are there"
         )
 
@@ -270,7 +312,27 @@ def _read_record(file: Path) -> list[Fold]:
             return folds
     except (TypeError, KeyError, AttributeError):
         pass
-    raise InputError(f"{file} is not what this command writes; {remedy}")
+    raise InputError(f"{file} is not what nnunet-attn splits writes; {remedy}")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other run changes splits beside `folder`, so that what was read is still so when it is written.
+
+    The folder above is locked, as no file would have to be made for that. Windows has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    there = next(each for each in folder.absolute().parents if each.is_dir())
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a file system without locks, or a folder that may not be read
+            descriptor = os.open(there, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _backup_of(file: Path) -> Path:

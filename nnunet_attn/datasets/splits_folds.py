@@ -9,7 +9,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from sklearn.model_selection import StratifiedGroupKFold
 
 from nnunet_attn.datasets.splits_files import Split
-from nnunet_attn.datasets.splits_reduced import check_seed
+from nnunet_attn.datasets.splits_reduced import check_seed, drawn_order
 from nnunet_attn.errors import InputError
 
 NNUNET_FOLDS, NNUNET_SEED = 5, 12345
@@ -25,8 +25,9 @@ def cross_validation(
     """Divide cases into folds; each case is in the validation of one of them.
 
     Without groups and strata they are what nnU-Net makes, for 5 folds and its seed those that it writes itself. With
-    groups, all cases of a group are in one fold; with strata, each fold has about the same share of each stratum. As
-    far as that allows, folds are of equal size.
+    groups, all cases of a group are in one fold: the largest group is placed first, each into the fold with the fewest
+    cases so far, and the seed decides among groups of one size. With strata, each fold has about the same share of each
+    stratum. With both the shares are looked at alone, so that groups of very different sizes give folds of other sizes.
 
     Args:
         cases: All cases; their order does not matter.
@@ -35,7 +36,7 @@ def cross_validation(
         groups: Case -> group, for example its patient.
         strata: Case -> stratum, for example its site.
     Raises:
-        InputError: If `folds` or `seed` is out of its range.
+        InputError: If `folds` or `seed` is out of its range, or no stratum has as many cases as there are folds.
     """
     units = len(cases) if groups is None else len({groups[case] for case in cases})
     if not 2 <= folds <= units:
@@ -46,7 +47,16 @@ def cross_validation(
     names = list(np.sort(list(cases)))
     if groups is None and strata is None:
         return generate_crossval_split(names, seed=seed, n_splits=folds)
-    labels = [strata[name] if strata else "" for name in names]
+    if groups is not None and strata is None:
+        return _by_group([str(name) for name in names], folds, seed, groups)
+    assert strata is not None
+    labels = [strata[name] for name in names]
+    (largest, count), *_ = Counter(labels).most_common(1)
+    if count < folds:
+        raise InputError(
+            f"--stratify: the largest stratum, {largest}, has {count} cases, fewer than the {folds} folds, so that "
+            "none can be shared out; give fewer --folds, or larger strata"
+        )
     # a stratum of fewer cases than folds is no error here: `rare_strata` tells of it
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
@@ -58,6 +68,24 @@ def cross_validation(
             for training, validation in parts
         ]
     return splits
+
+
+def _by_group(names: Sequence[str], folds: int, seed: int, groups: Mapping[str, str]) -> list[Split]:
+    # scikit-learn's StratifiedGroupKFold does not place large groups first where there are no strata, its GroupKFold
+    # does, but equal ones in an order that differs between processors, and with shuffle=True by no size at all
+    sizes = Counter(groups[name] for name in names)
+    fold_of: dict[str, int] = {}
+    filled = [0] * folds
+    for group in sorted(drawn_order(list(sizes), seed), key=lambda group: -sizes[group]):
+        fold_of[group] = filled.index(min(filled))
+        filled[fold_of[group]] += sizes[group]
+    return [
+        {
+            "train": [name for name in names if fold_of[groups[name]] != fold],
+            "val": [name for name in names if fold_of[groups[name]] == fold],
+        }
+        for fold in range(folds)
+    ]
 
 
 def rare_strata(cases: Sequence[str], strata: Mapping[str, str], folds: int) -> dict[str, int]:

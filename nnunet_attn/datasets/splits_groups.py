@@ -31,13 +31,31 @@ def patients_of(found: LabelledCases, source: str | Path) -> dict[str, str]:
         found: The cases.
         source: CSV with the columns case and patient, or `REGISTERED` for what was registered with the data set.
     Raises:
-        InputError: If the file is missing or broken, or does not name every case.
+        InputError: If the file is missing or broken, or does not name every case, or no patient was registered.
     """
     if source != REGISTERED:
         return read_column(Path(source), ("patient",), found.cases, "--groups")
+    patients = registered_patients(found)
+    if all(patient == _own(case) for case, patient in patients.items()):
+        raise InputError(
+            f"--groups: none of the {len(found.cases)} cases has a patient in {CASES_FILE}; give a file: --groups FILE.csv "
+            "with the columns case and patient"
+        )
+    return patients
+
+
+def registered_patients(found: LabelledCases) -> dict[str, str]:
+    """Return case -> patient as registered with the data set; a case without one is a patient of its own.
+
+    Raises:
+        InputError: If nothing was registered, or the file is broken.
+    """
     entries = _registered(found, "--groups FILE.csv with the columns case and patient")
-    # without a patient, a case is one of its own
-    return {case: str(entries[case].get("patient") or f"case {case}") for case in found.cases}
+    return {case: str(entries[case].get("patient") or _own(case)) for case in found.cases}
+
+
+def _own(case: str) -> str:
+    return f"case {case}"
 
 
 def strata_of(found: LabelledCases, source: str | Path, folds: int, processes: int = 4) -> dict[str, str]:
@@ -55,6 +73,10 @@ def strata_of(found: LabelledCases, source: str | Path, folds: int, processes: i
     if source == SIZE:
         return size_strata(foreground_volumes(found, processes), folds)
     if source != SITE:
+        if not Path(source).suffix and not Path(source).exists():
+            raise InputError(
+                f"--stratify {source}: choose from {SITE}, {SIZE}, or give a FILE.csv with the columns case and stratum"
+            )
         return read_column(Path(source), ("stratum", "site"), found.cases, "--stratify")
     entries = _registered(found, "--stratify FILE.csv with the columns case and site")
     missing = [case for case in found.cases if not entries[case].get("site")]
@@ -125,6 +147,10 @@ def read_column(file: Path, columns: Sequence[str], cases: Sequence[str], option
                 if not value or values.setdefault(case, value) != value:
                     said = f"{values[case]} and {value}" if value else f"no {column}"
                     raise InputError(f"{option} {file}, line {rows.line_num}: {case!r} has {said}; give it one")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{option}: there is no file {file}; give a text file with the columns case and {wanted}"
+        ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"{option} {file} cannot be read as CSV ({error}); give a text file, case,{columns[0]}"
@@ -157,19 +183,28 @@ def _registered(found: LabelledCases, otherwise: str) -> dict[str, Mapping[str, 
 def _label_files(found: LabelledCases) -> tuple[dict[str, Any], list[Path]]:
     """Return a dataset.json and the label of each case: nnU-Net's copies beside the preprocessed data, or the raw."""
     missing = None
-    for root, labels in ((found.folder, "gt_segmentations"), (found.raw, "labelsTr")):
+    places = ((found.folder, "gt_segmentations"), (found.raw, "labelsTr"))
+    for root, labels in places:
         if root is None or not (root / labels).is_dir():
             continue
         description = read_description(root)
         named = description.get("dataset", {}) if root == found.raw else {}
         ending = description["file_ending"]
         files = [root / (named[case]["label"] if case in named else f"{labels}/{case}{ending}") for case in found.cases]
-        missing = next((each for each in files if not each.is_file()), None)
+        try:
+            missing = next((each for each in files if not each.is_file()), None)
+        except OSError as error:  # it is there, but may not be looked into
+            raise InputError(
+                f"--stratify size: {root / labels} cannot be read ({error.strerror}); allow it, or give a file: "
+                "--stratify FILE.csv"
+            ) from error
         if missing is None:
             return description, files
+    looked = [str(missing)] if missing else [str(root / labels) for root, labels in places if root is not None]
+    lacking = f"{looked[0]} is missing" if len(looked) == 1 else f"{' and '.join(looked)} are missing"
     raise InputError(
-        f"--stratify size: {missing or found.place / 'labelsTr'} is missing, so that the size of the labels is not "
-        "known; put the labels there, or give a file: --stratify FILE.csv"
+        f"--stratify size: {lacking}, so that the size of the labels is not known; put the labels there, or give a "
+        "file: --stratify FILE.csv"
     )
 
 

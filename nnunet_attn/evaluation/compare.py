@@ -2,9 +2,7 @@
 
 import math
 import platform
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from itertools import combinations
@@ -17,152 +15,20 @@ from nnunet_attn import __version__
 from nnunet_attn.errors import InputError
 from nnunet_attn.evaluation.aggregate import MeanOfFinite, case_means, class_means, foreground_means
 from nnunet_attn.evaluation.compare_inputs import Key, Prepared, prepared
-from nnunet_attn.evaluation.results import LARGER_IS_BETTER, VOLUME_METRICS, Evaluation, Origin, Settings
-from nnunet_attn.evaluation.statistics import (
-    FEW_PAIRS,
-    SPLITS_DEPEND,
-    PairedComparison,
-    compare_paired,
-    friedman_p,
-    holm,
-    mean_ranks,
-    per_split,
+from nnunet_attn.evaluation.compare_results import Comparison, Difference, Method, MethodResult, MetricResult
+from nnunet_attn.evaluation.compare_warnings import (
+    few_pairs,
+    missing_classes,
+    repeated_splits,
+    several_cases,
+    statistical_warnings,
 )
+from nnunet_attn.evaluation.results import LARGER_IS_BETTER, VOLUME_METRICS, Evaluation
+from nnunet_attn.evaluation.statistics import LEAST_RESAMPLES, compare_paired, friedman_p, holm, mean_ranks, per_split
 
 N_BOOTSTRAP = 10_000
 
 TableMeans = Mapping[tuple[str, str | None], MeanOfFinite]
-
-
-@dataclass(frozen=True)
-class Method:
-    """What is compared.
-
-    Args:
-        name: In all tables.
-        origins: What made the predictions, one entry a seed.
-    """
-
-    name: str
-    origins: tuple[Origin, ...]
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """One method in one metric.
-
-    Args:
-        method: Its name.
-        table_mean: For tables, as nnU-Net's: finite values over the cases, then over the classes, then the seeds.
-        table_infinite: Infinite values left out of it, over cases, classes and seeds.
-        seed_means: `table_mean` of each seed.
-        seeds_sd: Their standard deviation, with n - 1; NaN with one seed.
-        mean: Mean of the paired values that are finite.
-        sd: Their standard deviation, with n - 1.
-        median: Their median.
-        n_finite: How many they are.
-        n_infinite: Paired values that are infinite.
-        n_not_counted: Paired values that are missing: nothing there in prediction and reference.
-        mean_rank: Among all methods, 1 is best.
-    """
-
-    method: str
-    table_mean: float
-    table_infinite: int
-    seed_means: tuple[float, ...]
-    seeds_sd: float
-    mean: float
-    sd: float
-    median: float
-    n_finite: int
-    n_infinite: int
-    n_not_counted: int
-    mean_rank: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A method against another one in one metric.
-
-    Args:
-        method: a of the differences a - b.
-        against: b.
-        paired: The statistics.
-        t_p_holm: p of the t-test, adjusted for all differences of the same metric and class.
-        wilcoxon_p_holm: p of Wilcoxon's test, adjusted likewise.
-    """
-
-    method: str
-    against: str
-    paired: PairedComparison
-    t_p_holm: float
-    wilcoxon_p_holm: float
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    """One metric of all methods.
-
-    Args:
-        metric: Its name.
-        class_name: The class; None: the mean over the classes that are present in a case.
-        methods: One entry a method.
-        differences: One entry a compared pair.
-        friedman_p: That all methods rank alike; NaN with fewer than three.
-        values: Method -> value of each of `Comparison.keys`, the seeds averaged.
-        tested: Method -> the values that were paired: `values`, or with repeated splits the mean of each split.
-    """
-
-    metric: str
-    class_name: str | None
-    methods: tuple[MethodResult, ...]
-    differences: tuple[Difference, ...]
-    friedman_p: float
-    values: Mapping[str, tuple[float, ...]]
-    tested: Mapping[str, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Methods compared on the same cases.
-
-    Args:
-        methods: The reference first.
-        reference: Name of the method that the others are compared with.
-        metrics: Compared metrics.
-        classes: Class -> its label values.
-        settings: What was measured.
-        results: For each metric the mean over classes, then each class.
-        keys: Fold and case of each value.
-        paired_over: "cases", or "splits" where a case is in several folds.
-        splits: Those folds; empty where cases are paired.
-        confidence: Of the intervals.
-        n_bootstrap: Resamples of the intervals.
-        seed: Of the resamples.
-        warnings: What a reader has to know.
-        left_out: Evaluation -> folds and cases that not all others have.
-        provenance: Date and versions.
-    """
-
-    methods: tuple[Method, ...]
-    reference: str
-    metrics: tuple[str, ...]
-    classes: Mapping[str, tuple[int, ...]]
-    settings: Settings
-    results: tuple[MetricResult, ...]
-    keys: tuple[Key, ...]
-    paired_over: str
-    splits: tuple[int | None, ...]
-    confidence: float
-    n_bootstrap: int
-    seed: int
-    warnings: tuple[str, ...] = ()
-    left_out: Mapping[str, tuple[Key, ...]] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def result(self, metric: str, class_name: str | None = None) -> MetricResult:
-        """Return one metric: of a class, or the mean over the classes."""
-        return next(each for each in self.results if (each.metric, each.class_name) == (metric, class_name))
 
 
 def compare(
@@ -172,15 +38,18 @@ def compare(
     all_pairs: bool = False,
     metrics: Sequence[str] | None = None,
     common: bool = False,
+    patients: Mapping[str, str] | None = None,
+    by_patient: bool = False,
     confidence: float = 0.95,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> Comparison:
     """Compare methods, paired over fold and case.
 
-    Seeds are averaged for each fold and case first. Where a case is in several folds (repeated splits), the values of
-    each split are averaged and the splits are paired. Tests are on the mean over the classes present in a case, and on
-    each class. p-values are adjusted by Holm for the differences of one metric and class.
+    Seeds are averaged for each fold and case first. With repeated splits (a case is in several folds, or the folds are
+    known to be random draws) the values of each split are averaged and the splits are paired; a case whose value is
+    missing in one method is left out of the split's mean in all. Tests are on the mean over the classes present in a
+    case, and on each class. p-values are adjusted by Holm for the differences of one metric and class.
 
     Args:
         evaluations: Method -> one evaluation a seed; at least two methods.
@@ -188,8 +57,11 @@ def compare(
         all_pairs: Compare every method with every other one.
         metrics: What to compare; None: all that every evaluation has.
         common: Compare the folds and cases that all have, where they differ.
+        patients: Case -> patient, as far as known; a case without one is a patient of its own.
+        by_patient: Average the values over the cases of a patient in a fold before the tests; else there is a warning
+            where a patient has several.
         confidence: Of the bootstrap intervals, between 0 and 1.
-        n_bootstrap: Resamples.
+        n_bootstrap: Resamples, at least `statistics.LEAST_RESAMPLES`.
         seed: Of the resamples.
     Raises:
         InputError: If the evaluations cannot be compared, or an argument is out of its range.
@@ -200,19 +72,23 @@ def compare(
         )
     if not 0 < confidence < 1:
         raise InputError(f"--confidence is {confidence}; it must be between 0 and 1, such as 0.95")
-    if n_bootstrap < 1 or seed < 0:
-        raise InputError(f"n_bootstrap is {n_bootstrap} and --seed {seed}; give at least 1 and 0")
+    if n_bootstrap < LEAST_RESAMPLES or seed < 0:
+        raise InputError(
+            f"n_bootstrap is {n_bootstrap} and --seed {seed}; give at least {LEAST_RESAMPLES} resamples, and a seed "
+            "from 0"
+        )
     ready = prepared(evaluations, metrics, common)
     names = list(ready.evaluations)
     first = reference or names[0]
     names = [first, *(name for name in names if name != first)]
     pairs = [(b, a) for a, b in combinations(names, 2)] if all_pairs else [(name, first) for name in names[1:]]
     some = ready.evaluations[first][0]
-    splits = _repeated_splits(ready.keys)
+    splits = repeated_splits(ready)
+    units = [(fold, (patients or {}).get(case, case)) for fold, case in ready.keys] if by_patient else None
     options = {"confidence": confidence, "n_bootstrap": n_bootstrap, "seed": seed}
     means = {name: [_table_means(each) for each in own] for name, own in ready.evaluations.items()}
     results = tuple(
-        _metric_result(ready, means, names, pairs, metric, class_name, bool(splits), options)
+        _metric_result(ready, means, names, pairs, metric, class_name, units, bool(splits), options)
         for metric in ready.metrics
         for class_name in (None, *some.classes)
     )
@@ -224,50 +100,20 @@ def compare(
         settings=some.settings,
         results=results,
         keys=ready.keys,
-        paired_over="splits" if splits else "cases",
+        paired_over="splits" if splits else "patients" if by_patient else "cases",
         splits=splits,
+        by_patient=by_patient,
         **options,
-        warnings=(*ready.warnings, *_statistical_warnings(ready, splits), *_missing_classes(results)),
+        warnings=(
+            *ready.warnings,
+            *statistical_warnings(ready, splits),
+            *([] if by_patient or splits else several_cases(ready.keys, patients or {})),
+            *few_pairs(results),
+            *missing_classes(results),
+        ),
         left_out=ready.left_out,
         provenance=_provenance(),
     )
-
-
-def _repeated_splits(keys: Sequence[Key]) -> tuple[int | None, ...]:
-    counts = Counter(case for _, case in keys)
-    return tuple(dict.fromkeys(fold for fold, _ in keys)) if max(counts.values()) > 1 else ()
-
-
-def _statistical_warnings(ready: Prepared, splits: Sequence[int | None]) -> list[str]:
-    found = []
-    if splits:
-        found.append(f"cases are in several of the {len(splits)} splits: {SPLITS_DEPEND}")
-    count = len(splits) or len(ready.keys)
-    if count < FEW_PAIRS:
-        found.append(
-            f"{count} pairs are fewer than {FEW_PAIRS}: only large differences can be seen, and p-values and intervals "
-            "rest on little"
-        )
-    seeds = {name: len(own) for name, own in ready.evaluations.items()}
-    if len(set(seeds.values())) > 1:
-        counts = ", ".join(f"{name}: {count}" for name, count in seeds.items())
-        found.append(
-            f"the methods have not the same number of seeds ({counts}), and an average of more seeds varies less"
-        )
-    return found
-
-
-def _missing_classes(results: Sequence[MetricResult]) -> list[str]:
-    """Where the table means of two methods are means over other classes."""
-    found = []
-    for result in results:
-        missing = [own.method for own in result.methods if any(math.isnan(mean) for mean in own.seed_means)]
-        if result.class_name is not None and missing and len(missing) < len(result.methods):
-            found.append(
-                f"{result.metric}: {', '.join(missing)} has no finite value of {result.class_name}, so its table mean "
-                "leaves this class out, and those of the others do not"
-            )
-    return found
 
 
 def _provenance() -> dict[str, Any]:
@@ -299,12 +145,14 @@ def _metric_result(
     pairs: Sequence[tuple[str, str]],
     metric: str,
     class_name: str | None,
+    units: Sequence[Key] | None,
     by_split: bool,
     options: Mapping[str, Any],
 ) -> MetricResult:
     values = {name: _values(ready.evaluations[name], ready.keys, metric, class_name) for name in names}
-    folds = [fold for fold, _ in ready.keys]
-    tested = {name: np.array(list(per_split(own, folds).values())) if by_split else own for name, own in values.items()}
+    tested = values if units is None else _per_unit(values, units)
+    if by_split:
+        tested = _per_unit(tested, [fold for fold, _ in (ready.keys if units is None else dict.fromkeys(units))])
     larger = LARGER_IS_BETTER[metric]
     ranks = mean_ranks(np.stack([tested[name] for name in names], axis=1), larger)
     compared = [compare_paired(tested[a], tested[b], larger, **options) for a, b in pairs]
@@ -325,6 +173,15 @@ def _metric_result(
         {name: tuple(own.tolist()) for name, own in values.items()},
         {name: tuple(own.tolist()) for name, own in tested.items()},
     )
+
+
+def _per_unit(values: Mapping[str, NDArray[np.float64]], units: Sequence[Hashable]) -> dict[str, NDArray[np.float64]]:
+    """Return the mean of each split or patient, over the cases that have a value in all methods."""
+    missing = np.any([np.isnan(own) for own in values.values()], axis=0)
+    return {
+        name: np.array(list(per_split(np.where(missing, math.nan, own), units).values()))
+        for name, own in values.items()
+    }
 
 
 def _adjusted(p_values: Sequence[float]) -> list[float]:

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,37 +10,49 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.compare import Comparison, MetricResult
 from nnunet_attn.evaluation.compare_plots import draw_plots
+from nnunet_attn.evaluation.compare_results import Comparison, MetricResult
 from nnunet_attn.evaluation.compare_tables import DECIMALS, latex, markdown
-from nnunet_attn.evaluation.results import METRICS, json_ready
+from nnunet_attn.evaluation.results import json_ready
 from nnunet_attn.paths import make_folder
 
 MEAN_OVER_CLASSES = "(mean over classes)"
 """In the column `class`, for what belongs to no single class."""
 
-_OURS = re.compile(
-    r"comparison\.(md|tex|csv|json)|(cases|splits)\.csv|plots"
-    rf"|plots/(differences|classes)_({'|'.join(METRICS)})\.(png|svg)"
-)
+SUMMARY_FILE = "comparison.json"
+"""Names all files of its comparison: a folder that holds others is not ours to replace."""
 
 
 def check_output(folder: Path) -> None:
     """Check, before anything is computed, that a comparison can be written to a folder.
 
     Raises:
-        InputError: If it is a file, or holds anything that no comparison writes.
+        InputError: If it is a file, cannot be read, or holds anything but one comparison.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"-o {folder} is a file; name a folder")
-    if folder.resolve() == Path.cwd():
-        raise InputError(f"-o {folder} is the current folder, which cannot be replaced as a whole; name one in it")
-    foreign = [path for path in sorted(folder.rglob("*")) if not _OURS.fullmatch(path.relative_to(folder).as_posix())]
+    try:
+        target = folder.resolve()
+        if target.exists() and not target.is_dir():
+            raise InputError(f"-o {folder} is a file; name a folder")
+        if target == Path.cwd():
+            raise InputError(f"-o {folder} is the current folder, which cannot be replaced as a whole; name one in it")
+        ours = _files_of_comparison(target)
+        held = {path.relative_to(target).as_posix(): path for path in sorted(target.rglob("*"))}
+        foreign = [name for name, path in held.items() if name not in ours and not (path.is_dir() and name == "plots")]
+    except (OSError, RuntimeError) as error:  # in Python 3.12 and before, a loop of links is the latter
+        raise InputError(f"-o {folder} cannot be read ({error}); allow it, or name another folder") from error
     if foreign:
-        raise InputError(
-            f"-o {folder} holds {foreign[0].relative_to(folder)}, which is no comparison's; name a new folder"
-        )
-    make_folder(folder.absolute().parent)
+        raise InputError(f"-o {folder} holds {foreign[0]}, which is no comparison's; name a new folder")
+    make_folder(target.parent)
+
+
+def _files_of_comparison(folder: Path) -> frozenset[str]:
+    """Return the names of the files that an earlier comparison wrote to a folder; none if there is none."""
+    try:
+        content = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+        assert content["reference"] in [method["name"] for method in content["methods"]]
+        return frozenset(map(str, content["files"]))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        return frozenset()
 
 
 def write_comparison(comparison: Comparison, folder: Path, decimals: int = DECIMALS) -> list[Path]:
@@ -57,7 +68,7 @@ def write_comparison(comparison: Comparison, folder: Path, decimals: int = DECIM
         InputError: If the folder holds anything else, or cannot be written.
     """
     check_output(folder)
-    folder = folder.absolute()
+    shown, folder = folder, folder.resolve()  # the folder that a link leads to, not the link
     try:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             partial = Path(temporary) / "new"
@@ -68,13 +79,15 @@ def write_comparison(comparison: Comparison, folder: Path, decimals: int = DECIM
             _write_csv(partial / "cases.csv", _value_rows(comparison))
             if comparison.splits:
                 _write_csv(partial / "splits.csv", _split_rows(comparison))
-            content = json.dumps(json_ready(_without_values(comparison)), indent=2, allow_nan=False)
-            (partial / "comparison.json").write_text(content + "\n", encoding="utf-8")
             draw_plots(comparison, partial / "plots")
+            files = [path.relative_to(partial).as_posix() for path in sorted(partial.rglob("*")) if path.is_file()]
+            content = {"files": sorted([*files, SUMMARY_FILE]), **_without_values(comparison)}
+            text = json.dumps(json_ready(content), indent=2, allow_nan=False)
+            (partial / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
             _replace(folder, partial, Path(temporary) / "old")
     except OSError as error:
         raise InputError(f"cannot write {folder} ({error.strerror}): free or allow it, or choose another -o") from error
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(shown / path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
 def _replace(folder: Path, partial: Path, old: Path) -> None:

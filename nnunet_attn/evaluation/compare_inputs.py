@@ -1,5 +1,6 @@
 """What is compared: seeds brought together, and everything refused that is no fair comparison."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.results import METRICS, SURFACE_METRICS, Evaluation
+from nnunet_attn.evaluation.results import (
+    LARGER_IS_BETTER,
+    METRICS,
+    SURFACE_METRICS,
+    VOLUME_METRICS,
+    CaseResult,
+    Evaluation,
+)
 
 Key = tuple[int | None, str]
 """Fold and case: what is paired."""
@@ -89,15 +97,21 @@ def grouped_by_method(
 
 
 def _short(label: str, labels: Sequence[str]) -> str:
-    """The last part of a path, where no other path ends alike."""
-    last = Path(label).name
-    return last if last and sum(Path(other).name == last for other in labels) == 1 else label
+    """The fewest last parts of a path with which no other path ends."""
+    parts = Path(label).parts
+    for count in range(1, len(parts)):
+        if sum(Path(other).parts[-count:] == parts[-count:] for other in labels) == 1:
+            return "/".join(parts[-count:])
+    return label
 
 
 def _told_apart(
     members: Sequence[tuple[str, list[int]]], evaluations: Sequence[Evaluation], labels: Sequence[str]
 ) -> list[tuple[str, list[int]]]:
-    """Methods of one name get nnU-Net's name of a results folder, TRAINER__PLANS__CONFIGURATION, or what was typed."""
+    """Methods of one name get nnU-Net's name of a results folder, or that of the evaluation's, or what was typed.
+
+    The first is TRAINER__PLANS__CONFIGURATION, the second the shortest ending of the path that tells it apart.
+    """
 
     def in_full(name: str, index: int) -> str:
         origin = evaluations[index].origin
@@ -106,11 +120,62 @@ def _told_apart(
     def as_typed(_: str, index: int) -> str:
         return labels[index]
 
+    def by_folder(_: str, index: int) -> str:
+        return _short(labels[index], labels)
+
     named = list(members)
-    for longer in (in_full, as_typed):
+    for longer in (in_full, by_folder, as_typed):
         counts = Counter(name for name, _ in named)
         named = [(name if counts[name] == 1 else longer(name, indices[0]), indices) for name, indices in named]
     return named
+
+
+def check_different(files: Sequence[Path], labels: Sequence[str]) -> None:
+    """Check that no evaluation is compared with itself.
+
+    Args:
+        files: The files of the evaluations.
+        labels: How the user named each.
+    Raises:
+        InputError: If two of them are one file, however they are spelled.
+    """
+    known: dict[Path, str] = {}
+    for file, label in zip(files, labels, strict=True):
+        first = known.get(file.resolve())
+        known[file.resolve()] = label
+        if first is not None:
+            same = f"{label} is given twice" if first == label else f"{first} and {label} are one evaluation"
+            raise InputError(f"{same}; give each evaluation once")
+
+
+def changed_since(evaluation: Evaluation, file: Path, label: str) -> list[str]:
+    """Return a warning if predictions or references are no longer the files that were evaluated.
+
+    What is not there any more, or not on this computer, has no warning: nothing tells whether it has changed.
+
+    Args:
+        evaluation: What was read from `file`.
+        file: To which the names of the others are relative.
+        label: How the user named it.
+    """
+    changed = [case for case in evaluation.cases if _has_changed(case, file.parent)]
+    if not changed:
+        return []
+    named = listed([_place((case.fold, case.case)) for case in changed])
+    return [
+        f"predictions or references have changed since {label} was evaluated ({named}): its figures are those of "
+        "before; evaluate it again"
+    ]
+
+
+def _has_changed(case: CaseResult, folder: Path) -> bool:
+    if len(case.stamp) != 4:  # not made by `nnunet-attn evaluate`
+        return False
+    try:
+        stats = [(folder / name).stat() for name in (case.prediction_file, case.reference_file)]
+    except OSError:
+        return False
+    return tuple(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)) != case.stamp
 
 
 def prepared(
@@ -153,9 +218,7 @@ def prepared(
     warnings += [warning for other in others for warning in _cautions(first, other)]
     unknown = [name for name, evaluation in entries.items() if evaluation.origin.checkpoint is None]
     if unknown:
-        warnings.append(
-            f"nothing tells which checkpoint predicted {_listed(unknown)}: final and best must not be mixed"
-        )
+        warnings.append(f"nothing tells which checkpoint predicted {listed(unknown)}: final and best must not be mixed")
     if left_out:
         counts = ", ".join(f"{len(own)} of {name}" for name, own in left_out.items())
         warnings.append(f"only the {len(shared)} shared cases are compared; left out: {counts}")
@@ -190,12 +253,12 @@ def _metrics(entries: Mapping[str, Evaluation], metrics: Sequence[str] | None) -
         if not chosen:
             raise InputError("the evaluations have no metric in common; evaluate them with the same --metrics")
         some = sorted({metric for evaluation in entries.values() for metric in evaluation.settings.metrics} - shared)
-        return chosen, [f"not all evaluations have {_listed(some)}, so it is not compared"] if some else []
+        return chosen, [f"not all evaluations have {listed(some)}, so it is not compared"] if some else []
     if unknown := [metric for metric in metrics if metric not in METRICS]:
         raise InputError(f"{unknown[0]!r} is no metric; choose from {', '.join(METRICS)}")
     for name, evaluation in entries.items():
         if missing := [metric for metric in metrics if metric not in evaluation.settings.metrics]:
-            raise InputError(f"{name} was evaluated without {_listed(missing)}; evaluate it again with --metrics")
+            raise InputError(f"{name} was evaluated without {listed(missing)}; evaluate it again with --metrics")
     return tuple(dict.fromkeys(metrics)), []
 
 
@@ -208,7 +271,7 @@ def _differences(first: tuple[str, Evaluation], other: tuple[str, Evaluation], m
         if own != others:
             found.append(f"{what} is {own} for {a_name} and {others} for {b_name}; {remedy}")
 
-    again = "evaluate both alike, with --overwrite"
+    again = "evaluate both alike, with nnunet-attn evaluate"
     if a.origin.dataset and b.origin.dataset:
         check("the data set", a.origin.dataset, b.origin.dataset, "compare results on one data set")
     if a.origin.checkpoint and b.origin.checkpoint:
@@ -242,7 +305,20 @@ def _keys(name: str, evaluation: Evaluation) -> list[Key]:
     for case in evaluation.cases:
         if any(metrics - case.metrics.get(label, {}).keys() for label in evaluation.classes):
             raise InputError(f"{name} has not every metric of every class of {case.case}; evaluate it with --overwrite")
+        for label in evaluation.classes:
+            for metric, value in case.metrics[label].items():
+                if _is_too_good(metric, value):
+                    raise InputError(
+                        f"{name} has {value} as {metric} of {label} in {case.case}, which no prediction can have; "
+                        "evaluate it with --overwrite"
+                    )
     return keys
+
+
+def _is_too_good(metric: str, value: float) -> bool:
+    if metric in VOLUME_METRICS or not math.isinf(value):
+        return False
+    return LARGER_IS_BETTER.get(metric, False) or value < 0
 
 
 def _other_cases(first: tuple[str, Sequence[Key]], other: tuple[str, Sequence[Key]]) -> list[str]:
@@ -253,7 +329,7 @@ def _other_cases(first: tuple[str, Sequence[Key]], other: tuple[str, Sequence[Ke
     only_a = [case for case in a_folds if case not in b_folds]
     only_b = [case for case in b_folds if case not in a_folds]
     if only_a or only_b:
-        parts = [f"{len(o)} only in {n} ({_listed(o)})" for o, n in ((only_a, a_name), (only_b, b_name)) if o]
+        parts = [f"{len(o)} only in {n} ({listed(o)})" for o, n in ((only_a, a_name), (only_b, b_name)) if o]
         found.append(
             f"the cases differ: {', '.join(parts)}; evaluate the same cases, or compare what both have: --common"
         )
@@ -261,7 +337,7 @@ def _other_cases(first: tuple[str, Sequence[Key]], other: tuple[str, Sequence[Ke
     if moved:
         shown = [f"{case}: {_fold_text(a_folds[case])} and {_fold_text(b_folds[case])}" for case in moved]
         found.append(
-            f"the splits of {a_name} and {b_name} differ: {len(moved)} cases are in other folds ({_listed(shown)}); "
+            f"the splits of {a_name} and {b_name} differ: {len(moved)} cases are in other folds ({listed(shown)}); "
             "train both on one splits_final.json, or leave these cases out: --common"
         )
     return found
@@ -306,6 +382,7 @@ def _restricted(evaluation: Evaluation, keys: Sequence[Key]) -> Evaluation:
     return replace(evaluation, cases=tuple(cases[key] for key in keys))
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message: the first few, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

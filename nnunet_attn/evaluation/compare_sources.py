@@ -1,12 +1,12 @@
 """Where the evaluations of a comparison come from: cross-validations, predicted test cases, folders."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.description import plans_digest
+from nnunet_attn.evaluation.description import plans_digest, unreadable_told
 from nnunet_attn.evaluation.evaluate import FOLDS, evaluate_cross_validation, evaluate_folder, result_files
 from nnunet_attn.evaluation.pairs import Model, find_model
 from nnunet_attn.evaluation.results import Evaluation, Origin, Settings, read_evaluation
@@ -69,6 +69,7 @@ def cross_validations(trained: Trained, processes: int = 4, progress: Progress |
     """Return the evaluation of each cross-validation, computing what is missing or out of date.
 
     What has been evaluated keeps its settings; the others get those of the first that has been, else the defaults.
+    Which checkpoint predicted is looked up anew, since the predictions may be others than those evaluated before.
 
     Raises:
         InputError: As `nnunet_attn.evaluation.evaluate.evaluate_cross_validation`.
@@ -90,7 +91,7 @@ def cross_validations(trained: Trained, processes: int = 4, progress: Progress |
                 model.configuration,
                 folds,
                 settings=settings if before is None else before.settings,
-                checkpoint=trained.checkpoint or (before.origin.checkpoint if before is not None else None),
+                checkpoint=trained.checkpoint,
                 processes=processes,
                 progress=_named(progress, label),
             )
@@ -117,8 +118,9 @@ def predicted_tests(
     if not nnUNet_raw.is_set():
         raise InputError("nnUNet_raw is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
     references = Path(str(nnUNet_raw)) / models[0].dataset / "labelsTs"
-    if not references.is_dir():
-        raise InputError(f"{references} does not exist: the test cases have no references; leave out --test")
+    with unreadable_told():
+        if not references.is_dir():
+            raise InputError(f"{references} does not exist: the test cases have no references; leave out --test")
     checkpoint = trained.checkpoint or "checkpoint_final.pth"
     requests = [
         PredictTestRequest(
@@ -127,9 +129,15 @@ def predicted_tests(
         for m in models
     ]
     folders = [model.folder / request.folder_name for model, request in zip(models, requests, strict=True)]
-    for folder, model, request in zip(folders, models, requests, strict=True):
-        if not folder.is_dir():
-            raise InputError(f"{folder} does not exist; predict first: {command_of(request, model.trainer)}")
+    with unreadable_told():
+        lacking = [(folder, request) for folder, request in zip(folders, requests, strict=True) if not folder.is_dir()]
+    if lacking:
+        together: dict[PredictTestRequest, list[str]] = {}  # one command for those with the same plans
+        for _, request in lacking:
+            together.setdefault(replace(request, trainers=()), []).extend(request.trainers)
+        commands = "; ".join(command_of(request, trainers) for request, trainers in together.items())
+        more = f" (nor those of {len(lacking) - 1} other trainers)" if len(lacking) > 1 else ""
+        raise InputError(f"{lacking[0][0]} does not exist{more}; predict first: {commands}")
     earlier = [_earlier(folder, trained.preset) for folder in folders]
     settings = _shared_settings(earlier, trained.preset)
     found = []
@@ -161,13 +169,49 @@ def predicted_tests(
     return found
 
 
+@unreadable_told()
 def read_folders(folders: Sequence[Path], preset: str | None = None) -> list[Evaluation]:
     """Return the evaluations in folders, or in the files that are named.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is none, or it may not be read.
     """
-    return [read_evaluation(result_files(each, preset)[0] if each.is_dir() else each) for each in folders]
+    found = []
+    for each in folders:
+        file = result_files(each, preset)[0] if each.is_dir() else each
+        if each.is_dir() and not file.is_file() and (inside := sorted(each.glob(f"*/{file.name}"))):
+            raise InputError(
+                f"{file} does not exist, but there are evaluations in folders below; give one of them: "
+                + ", ".join(str(other.parent) for other in inside)
+            )
+        found.append(read_evaluation(file))
+    return found
+
+
+def registered_patients(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    """Return case -> patient, as told to `nnunet-attn register`; empty where nothing tells.
+
+    Raises:
+        InputError: If the file that tells is broken.
+    """
+    from nnunetv2.paths import nnUNet_raw
+
+    from nnunet_attn.datasets.splits_files import read_json
+    from nnunet_attn.datasets.splits_groups import CASES_FILE
+
+    dataset = next((each.origin.dataset for each in evaluations if each.origin.dataset), None)
+    if dataset is None or not nnUNet_raw.is_set():
+        return {}
+    file = Path(str(nnUNet_raw)) / dataset / CASES_FILE
+    with unreadable_told():
+        if not file.is_file():
+            return {}
+    remedy = "mend it, or register the data set again"
+    content = read_json(file, remedy)
+    try:
+        return {str(case): str(own["patient"]) for case, own in content["cases"].items() if own.get("patient")}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is not what nnunet-attn register writes; {remedy}") from error
 
 
 def _earlier(folder: Path, preset: str | None) -> Evaluation | None:

@@ -3,10 +3,13 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 
-from nnunet_attn.evaluation.compare import Comparison, Difference, MethodResult, MetricResult
 from nnunet_attn.evaluation.compare_inputs import Key
+from nnunet_attn.evaluation.compare_results import Comparison, Difference, MethodResult, MetricResult
+from nnunet_attn.evaluation.compare_warnings import has_few_pairs
 from nnunet_attn.evaluation.results import LARGER_IS_BETTER, SURFACE_METRICS, VOLUME_METRICS
+from nnunet_attn.evaluation.statistics import FEW_PAIRS
 
 TITLES = {
     "dice": "Dice",
@@ -19,10 +22,14 @@ TITLES = {
     "volume_difference_mm3": "Volume difference (mm³)",
     "relative_volume_difference": "Relative volume difference",
 }
+TESTED_TITLES = {
+    **TITLES,
+    "volume_difference_mm3": "Absolute volume difference (mm³)",
+    "relative_volume_difference": "Absolute relative volume difference",
+}
+"""Of what is tested and drawn: there the size of a volume difference counts, in table means its sign too."""
 DECIMALS = 4
 NONE = "–"
-
-_LEFT_OUT_ON_SCREEN = ("sd", "median", "p t-test", "p Wilcoxon", "r")
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -48,6 +55,11 @@ def number(value: float, decimals: int, sign: bool = False) -> str:
     return text.lstrip("+-") if sign and not float(text) else text
 
 
+def percent(confidence: float) -> str:
+    """Return a confidence in percent, with all its digits: 0.999999999 is not 100."""
+    return format((Decimal(repr(float(confidence))) * 100).normalize(), "f")
+
+
 def p_value(p: float) -> str:
     """Return a p-value with three digits."""
     if math.isnan(p):
@@ -59,27 +71,15 @@ def _equals(p: float) -> str:
     return p_value(p) if p < 1e-4 else f"= {p_value(p)}"
 
 
-def screen_text(comparison: Comparison, decimals: int = DECIMALS) -> str:
-    """Return the warnings, and for each metric the means and the differences of the mean over classes."""
-    blocks = [_what(comparison), *(f"warning: {warning}" for warning in comparison.warnings)]
-    for metric in comparison.metrics:
-        result = comparison.result(metric)
-        direction = "larger" if LARGER_IS_BETTER[metric] else "smaller"
-        blocks.append(f"{TITLES[metric]} ({direction} is better)")
-        blocks.append(_methods_table(comparison, result, decimals, short=True))
-        blocks.append(_differences_table(comparison, result, decimals, short=True))
-    return "\n\n".join(blocks) + "\n"
-
-
 def markdown(comparison: Comparison, decimals: int = DECIMALS) -> str:
     """Return everything but the single cases."""
-    parts = ["# Comparison", _what(comparison)]
+    parts = ["# Comparison", what_is_compared(comparison)]
     parts += [f"> **Warning:** {warning}." for warning in comparison.warnings]
     parts += [_glossary(comparison), _methods_list(comparison)]
     for metric in comparison.metrics:
         result = comparison.result(metric)
         direction = "Larger" if LARGER_IS_BETTER[metric] else "Smaller"
-        parts += [f"## {TITLES[metric]}", f"{direction} is better."]
+        parts += [f"## {TITLES[metric]}", f"{direction} is better{_of_sizes(metric)}."]
         parts += ["### Means", _methods_table(comparison, result, decimals)]
         if not math.isnan(result.friedman_p):
             parts.append(f"Friedman's test that all methods rank alike: p {_equals(result.friedman_p)}.")
@@ -93,27 +93,38 @@ def markdown(comparison: Comparison, decimals: int = DECIMALS) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _what(comparison: Comparison) -> str:
+def _of_sizes(metric: str) -> str:
+    return "; the table mean keeps the sign, all else is of absolute values" if metric in VOLUME_METRICS else ""
+
+
+def what_is_compared(comparison: Comparison) -> str:
+    """Return how many methods are compared over how many cases or splits."""
     of = f"{len(comparison.keys)} cases"
     if comparison.paired_over == "splits":
         of = f"the means of {len(comparison.splits)} splits ({len(comparison.keys)} values in all)"
+        of += ", after the mean over each patient's cases" if comparison.by_patient else ""
+    elif comparison.paired_over == "patients":
+        pairs = len(comparison.results[0].tested[comparison.reference])
+        of = f"the means of {pairs} patients ({len(comparison.keys)} cases in all)"
     return f"{len(comparison.methods)} methods, reference {_cell(comparison.reference)}; paired over {of}."
 
 
 def _glossary(comparison: Comparison) -> str:
     """What stands in the tables and how it was computed: also the sentence for a paper's methods section."""
-    unit = "case" if comparison.paired_over == "cases" else "split"
+    unit = comparison.paired_over.removesuffix("s")
+    averaged = [f"a {each}" for each, is_so in (("patient", comparison.by_patient), ("split", unit == "split")) if is_so]
     settings = comparison.settings
     lines = [
         "- **table mean**: over the cases, then over the classes, as nnU-Net's `foreground_mean`, then over the seeds; "
         "infinite values are left out, and counted over cases, classes and seeds.",
         f"- **{unit} mean, sd, median**: of the values that are tested, the mean over the classes present in a case"
-        + (", averaged over the cases of a split" if unit == "split" else "")
+        + (f", averaged over the cases of {', then of '.join(averaged)}" if averaged else "")
         + ". Seeds are averaged before; *sd of seeds* is the standard deviation of their table means.",
-        f"- **difference**: method - other, per {unit}, in the unit of the metric; {100 * comparison.confidence:g} % "
+        f"- **difference**: method - other, per {unit}, in the unit of the metric; {percent(comparison.confidence)} % "
         f"bootstrap interval of its mean ({comparison.n_bootstrap} resamples, seed {comparison.seed}).",
         "- **p**: two-sided paired t-test and Wilcoxon signed-rank test; *Holm*: adjusted for all differences of one "
         "metric (and class).",
+        f"- **few**: below {FEW_PAIRS} finite pairs; mean, t-test and interval rest on little.",
         "- **better / equal / worse**: pairs. **d_z**: mean / sd of the differences. **r**: rank-biserial correlation.",
         "- An infinite distance (one mask is empty) is the worst value for Wilcoxon's test, ranks and counts of pairs; "
         "t-test, interval and all of the difference's figures but r use the pairs that are *finite* in both.",
@@ -140,8 +151,7 @@ def _methods_list(comparison: Comparison) -> str:
     return table(["method", "data set", "trainer", "plans", "configuration", "checkpoint", "folds"], rows, text=7)
 
 
-def _methods_table(comparison: Comparison, result: MetricResult, decimals: int, short: bool = False) -> str:
-    """The full table, or one that fits a wide screen."""
+def _methods_table(comparison: Comparison, result: MetricResult, decimals: int) -> str:
     places = metric_decimals(result.metric, decimals)
     columns: dict[str, Callable[[MethodResult], str]] = {
         "table mean": lambda each: number(each.table_mean, places),
@@ -156,14 +166,11 @@ def _methods_table(comparison: Comparison, result: MetricResult, decimals: int, 
         "not counted": lambda each: str(each.n_not_counted),
         "mean rank": lambda each: number(each.mean_rank, 2),
     }
-    if short:
-        columns = {name: cell for name, cell in columns.items() if name not in ("finite", "infinite", "not counted")}
     rows = [[each.method, *(cell(each) for cell in columns.values())] for each in result.methods]
     return table(["method", *columns], rows)
 
 
-def _differences_table(comparison: Comparison, result: MetricResult, decimals: int, short: bool = False) -> str:
-    """The full table, or one that fits a wide screen."""
+def _differences_table(comparison: Comparison, result: MetricResult, decimals: int) -> str:
     places = metric_decimals(result.metric, decimals)
     columns: dict[str, Callable[[Difference], str]] = {
         "pairs": lambda each: str(each.paired.n_pairs),
@@ -171,7 +178,7 @@ def _differences_table(comparison: Comparison, result: MetricResult, decimals: i
         "mean": lambda each: number(each.paired.mean_difference, places, sign=True),
         "sd": lambda each: number(each.paired.sd_difference, places),
         "median": lambda each: number(each.paired.median_difference, places, sign=True),
-        f"{100 * comparison.confidence:g} % interval": lambda each: _interval(each, places),
+        f"{percent(comparison.confidence)} % interval": lambda each: interval(each, places),
         "p t-test": lambda each: p_value(each.paired.t_p),
         "p t-test, Holm": lambda each: p_value(each.t_p_holm),
         "p Wilcoxon": lambda each: p_value(each.paired.wilcoxon_p),
@@ -180,15 +187,14 @@ def _differences_table(comparison: Comparison, result: MetricResult, decimals: i
         "d_z": lambda each: number(each.paired.effect_size, 2, sign=True),
         "r": lambda each: number(each.paired.rank_biserial, 2, sign=True),
     }
-    if short:
-        columns = {name: cell for name, cell in columns.items() if name not in _LEFT_OUT_ON_SCREEN}
     rows = [
         [f"{each.method} - {each.against}", *(cell(each) for cell in columns.values())] for each in result.differences
     ]
     return table(["difference", *columns], rows)
 
 
-def _interval(difference: Difference, places: int) -> str:
+def interval(difference: Difference, places: int) -> str:
+    """Return the interval of a mean difference, as text."""
     low, high = difference.paired.ci_low, difference.paired.ci_high
     return NONE if math.isnan(low) else f"{number(low, places, sign=True)} to {number(high, places, sign=True)}"
 
@@ -207,17 +213,17 @@ def _classes_table(comparison: Comparison, metric: str, decimals: int) -> str:
                     name,
                     each.method if each.against == comparison.reference else f"{each.method} - {each.against}",
                     *_class_means(own[each.method], places),
-                    f"{paired.n_pairs} ({paired.n_finite})",
+                    f"{paired.n_pairs} ({paired.n_finite}){', few' if has_few_pairs(paired) else ''}",
                     number(paired.mean_difference, places, sign=True),
-                    _interval(each, places),
+                    interval(each, places),
                     p_value(each.t_p_holm),
                     p_value(each.wilcoxon_p_holm),
                     f"{paired.wins} / {paired.ties} / {paired.losses}",
                 ]
             )
     heading = ["class", "method", "table mean", "sd of seeds", "infinite left out", "pairs (finite)", "difference"]
-    interval = f"{100 * comparison.confidence:g} % interval"
-    more = [interval, "p t-test, Holm", "p Wilcoxon, Holm", "better / equal / worse"]
+    level = f"{percent(comparison.confidence)} % interval"
+    more = [level, "p t-test, Holm", "p Wilcoxon, Holm", "better / equal / worse"]
     return table([*heading, *more], rows, text=2)
 
 
@@ -271,7 +277,11 @@ def latex(comparison: Comparison, decimals: int = DECIMALS) -> str:
         r", $\pm$ standard deviation over seeds" if any(len(each.origins) > 1 for each in comparison.methods) else ""
     )
     heading = ["Method", *(escaped(TITLES[metric]) for metric in comparison.metrics)]
-    caption = f"Means over {len(comparison.keys)} cases, then over classes{seeds}; infinite distances are left out."
+    over = f"{len(comparison.keys)} cases"
+    if comparison.splits:
+        cases = len({case for _, case in comparison.keys})
+        over = f"the {len(comparison.keys)} test results of {cases} cases in {len(comparison.splits)} splits"
+    caption = f"Means over {over}, then over classes{seeds}; infinite distances are left out."
     first = _latex_table("means", caption, heading, means, text=1)
 
     rows = []
@@ -281,7 +291,7 @@ def latex(comparison: Comparison, decimals: int = DECIMALS) -> str:
             paired = each.paired
             rows.append(
                 [
-                    escaped(TITLES[metric]),
+                    escaped(TESTED_TITLES[metric]),
                     f"{escaped(each.method)} $-$ {escaped(each.against)}",
                     f"{paired.n_pairs} ({paired.n_finite})",
                     _latex_number(number(paired.mean_difference, places, sign=True)),
@@ -292,20 +302,20 @@ def latex(comparison: Comparison, decimals: int = DECIMALS) -> str:
                     _latex_number(number(paired.effect_size, 2, sign=True)),
                 ]
             )
-    percent = f"{100 * comparison.confidence:g}\\,\\%"
+    level = f"{percent(comparison.confidence)}\\,\\%"
     heading = [
         "Metric",
         "Difference",
         "$n$ (finite)",
         "Mean",
-        f"{percent} interval",
+        f"{level} interval",
         "$p_t$",
         "$p_W$",
         "W/T/L",
         "$d_z$",
     ]
     caption = (
-        f"Differences of the mean over the classes present, paired by {unit}: mean, {percent} bootstrap interval, "
+        f"Differences of the mean over the classes present, paired by {unit}: mean, {level} bootstrap interval, "
         "Holm-adjusted $p$ of the paired $t$-test and of Wilcoxon's signed-rank test, better/equal/worse, effect size."
     )
     return f"% needs \\usepackage{{booktabs}}\n{first}\n{_latex_table('differences', caption, heading, rows, text=2)}"

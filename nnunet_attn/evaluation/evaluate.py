@@ -14,7 +14,13 @@ from typing import Any
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.evaluation.aggregate import summary
-from nnunet_attn.evaluation.description import Description, find_reader, plans_digest, read_description
+from nnunet_attn.evaluation.description import (
+    Description,
+    find_reader,
+    plans_digest,
+    read_description,
+    unreadable_told,
+)
 from nnunet_attn.evaluation.measuring import Job, measure_all
 from nnunet_attn.evaluation.pairs import Pair, checkpoint_used, find_model, fold_pairs, folder_pairs
 from nnunet_attn.evaluation.presets import find_preset, preset_report
@@ -27,7 +33,7 @@ from nnunet_attn.evaluation.results import (
     read_evaluation,
     write_evaluation,
 )
-from nnunet_attn.evaluation.settings import ALL_CLASSES, check_settings, chosen_settings, settings_for
+from nnunet_attn.evaluation.settings import check_settings, chosen_settings, settings_for
 from nnunet_attn.paths import make_folder
 
 CASES_FILE = "metrics_attn.csv"
@@ -91,14 +97,15 @@ def evaluate_folder(
         InputError: If folders, files or settings are not as they must be; all wrong cases are named, and nothing is
             written.
     """
-    if not predictions.is_dir():
-        raise InputError(f"-i {predictions} is no folder; give the folder with the predictions")
-    if dataset_json is None:
-        dataset_json = predictions / "dataset.json"
-        if not dataset_json.is_file():
-            raise InputError(f"{predictions} has no dataset.json; give the data set's: -djfile FILE")
-    if plans_json is None and (predictions / "plans.json").is_file():
-        plans_json = predictions / "plans.json"
+    with unreadable_told():
+        if not predictions.is_dir():
+            raise InputError(f"-i {predictions} is no folder; give the folder with the predictions")
+        if dataset_json is None:
+            dataset_json = predictions / "dataset.json"
+            if not dataset_json.is_file():
+                raise InputError(f"{predictions} has no dataset.json; give the data set's: -djfile FILE")
+        if plans_json is None and (predictions / "plans.json").is_file():
+            plans_json = predictions / "plans.json"
     description = read_description(dataset_json, plans_json)
     pairs, left_out = folder_pairs(predictions, references, description.file_ending, chill)
     if origin is None:
@@ -131,7 +138,8 @@ def evaluate_cross_validation(
         folds: Which; each must hold the cases that splits_final.json gives it, no more and no less.
         settings: As for `evaluate_folder`.
         checkpoint: What made the predictions, for example `checkpoint_best.pth`. Default: what the files tell, see
-            `nnunet_attn.evaluation.pairs.checkpoint_used`.
+            `nnunet_attn.evaluation.pairs.checkpoint_used`; where they tell nothing, what an earlier evaluation there
+            says, if no prediction and no reference changed since and it is not to be overwritten.
         output: Folder to write to. Default: `evaluation_attn_folds_0_1_2_3_4` in the model folder.
         processes: How many read and measure at once.
         overwrite: Compute all cases anew.
@@ -144,6 +152,12 @@ def evaluate_cross_validation(
     plans_json = model.folder / "plans.json"
     description = read_description(model.folder / "dataset.json", plans_json)
     pairs = fold_pairs(model, folds, description.file_ending)
+    if output is None:
+        output = model.folder / f"evaluation_attn_folds_{'_'.join(map(str, folds))}"
+    checkpoint = checkpoint_used(model, folds, checkpoint)
+    if checkpoint is None and not overwrite:
+        preset = None if settings is None else settings.preset
+        checkpoint = _checkpoint_before(result_files(output, preset)[0], pairs)
     origin = Origin(
         "cross_validation",
         model.dataset,
@@ -151,12 +165,19 @@ def evaluate_cross_validation(
         plans,
         configuration,
         folds,
-        checkpoint_used(model, folds) if checkpoint is None else checkpoint,
+        checkpoint,
         plans_digest=plans_digest(plans_json, configuration),
+        drawn_folds=_drawn_folds(model.dataset, folds),
     )
-    if output is None:
-        output = model.folder / f"evaluation_attn_folds_{'_'.join(map(str, folds))}"
     return _evaluate(_task(pairs, description, settings, origin, (), output), processes, overwrite, progress)
+
+
+def _drawn_folds(dataset: str, folds: Sequence[int]) -> tuple[int, ...]:
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    from nnunet_attn.datasets.splits_files import drawn_folds
+
+    return drawn_folds(Path(str(nnUNet_preprocessed)) / dataset, folds)
 
 
 def result_files(output: Path, preset: str | None = None) -> tuple[Path, Path]:
@@ -169,6 +190,14 @@ def result_files(output: Path, preset: str | None = None) -> tuple[Path, Path]:
     )
 
 
+def settings_before(output: Path, preset: str | None = None) -> Settings | None:
+    """Return the settings of an evaluation that lies in a folder; None where there is none that can be read."""
+    try:
+        return read_evaluation(result_files(output, preset)[0]).settings
+    except InputError:
+        return None
+
+
 def _task(
     pairs: tuple[Pair, ...],
     description: Description,
@@ -179,22 +208,24 @@ def _task(
 ) -> _Task:
     settings = chosen_settings() if settings is None else settings
     classes: Mapping[str, tuple[int, ...]] = description.classes
+    own: Mapping[str, float] = {}
     if settings.preset is not None:
         preset = find_preset(settings.preset)
         selection = preset.select(classes)
         classes = selection.classes
-        own = {} if ALL_CLASSES in settings.tolerance_mm else selection.tolerance_mm
-        settings = Settings(preset.metrics, {**own, **settings.tolerance_mm}, preset.surface, preset.name)
+        own = selection.tolerance_mm
+        settings = Settings(preset.metrics, settings.tolerance_mm, preset.surface, preset.name)
     check_settings(settings)
-    settings = settings_for(settings, classes)
-    reader = find_reader(description, pairs[0].reference)
+    settings = settings_for(settings, classes, own)
+    reader = find_reader(description, (pair.reference for pair in pairs))
     return _Task(pairs, description, reader, settings, classes, origin, left_out, output)
 
 
 def _evaluate(task: _Task, processes: int, overwrite: bool, progress: Progress | None) -> Evaluation:
     if processes < 1:
         raise InputError(f"-np {processes}: at least 1 process is needed")
-    is_new = not task.output.exists()
+    with unreadable_told():
+        is_new = not task.output.exists()
     make_folder(task.output)
     summary_file, cases_file = result_files(task.output, task.settings.preset)
     before = None if overwrite else _earlier(summary_file)
@@ -266,6 +297,17 @@ def _earlier(file: Path) -> Evaluation | None:
         return before if all(versions.get(name) == _version(name) for name in _DECIDING) else None
     except (InputError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _checkpoint_before(summary_file: Path, pairs: Sequence[Pair]) -> str | None:
+    """Return the checkpoint of an earlier evaluation of exactly these files, whatever was measured."""
+    try:
+        before = read_evaluation(summary_file)
+    except InputError:
+        return None
+    stamps = {(case.case, case.fold): case.stamp for case in before.cases}
+    same = all(stamps.get((pair.case, pair.fold)) == _stamp(pair) for pair in pairs)
+    return before.origin.checkpoint if same else None
 
 
 def _reused(before: Evaluation | None, task: _Task, pair: Pair, stamp: tuple[int, ...]) -> CaseResult | None:

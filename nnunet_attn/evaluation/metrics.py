@@ -13,6 +13,7 @@ from nnunet_attn.evaluation.results import METRICS, SURFACE_METRICS
 from nnunet_attn.evaluation.surfaces import SURFACES, surface_distances
 
 _Box = tuple[slice, ...]
+_LARGEST_LABEL = 2**24 - 1  # the table of labels has a place for each value up to the largest
 _SLAB_VOXELS = 2**22  # voxels looked at together, so that a whole CT needs no temporary of its size
 
 
@@ -222,10 +223,10 @@ def _checked_settings(
     if surface not in SURFACES:
         raise InputError(f"unknown surface {surface!r}; there are {', '.join(SURFACES)}")
     for name, labels in classes.items():
-        if not labels or any(label < 1 or label == ignore for label in labels):
+        if not labels or any(not 1 <= label <= _LARGEST_LABEL or label == ignore for label in labels):
             raise InputError(
-                f"class {name!r} has the labels {tuple(labels)}; one or more above 0 (the background) are needed"
-                + ("" if ignore is None else f", without {ignore}, which is ignored")
+                f"class {name!r} has the labels {tuple(labels)}; one or more above 0 (the background), up to "
+                f"{_LARGEST_LABEL}, are needed" + ("" if ignore is None else f", without {ignore}, which is ignored")
             )
     if not isinstance(tolerance_mm, Mapping):
         tolerance_mm = dict.fromkeys(classes, float(tolerance_mm))

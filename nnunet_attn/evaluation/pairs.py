@@ -1,13 +1,15 @@
 """Which prediction belongs to which reference: in a folder, and in the folds of a cross-validation."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.description import read_json
+from nnunet_attn.evaluation.description import read_json, unreadable_told
 from nnunet_attn.evaluation.results import CHECKPOINT_FILE
+
+FINAL, BEST, LATEST = "checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"
 
 _NAMED = 5  # cases that a message names
 
@@ -48,6 +50,7 @@ class Model:
     configuration: str
 
 
+@unreadable_told()
 def folder_pairs(
     predictions: Path, references: Path, file_ending: str, chill: bool = False
 ) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
@@ -61,8 +64,8 @@ def folder_pairs(
     Returns:
         The pairs, and the cases without a prediction.
     Raises:
-        InputError: If a folder is missing or empty, a prediction has no reference or, unless `chill`, a reference no
-            prediction.
+        InputError: If a folder is missing, empty or not to be read, a prediction has no reference or, unless `chill`, a
+            reference no prediction.
     """
     for flag, folder in (("-i", predictions), ("-r", references)):
         if not folder.is_dir():
@@ -85,6 +88,7 @@ def folder_pairs(
     return tuple(pairs), tuple(missing)
 
 
+@unreadable_told()
 def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> Model:
     """Find a model folder in nnU-Net's results.
 
@@ -94,7 +98,7 @@ def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> Mo
         plans: Name of the plans.
         configuration: For example `3d_fullres`.
     Raises:
-        InputError: If a variable is not set, or there is no such data set or model.
+        InputError: If a variable is not set, there is no such data set or model, or it may not be read.
     """
     from nnunetv2.paths import nnUNet_results
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -118,6 +122,7 @@ def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> Mo
     return Model(folder, name, trainer, plans, configuration)
 
 
+@unreadable_told()
 def fold_pairs(model: Model, folds: Sequence[int], file_ending: str) -> tuple[Pair, ...]:
     """Pair a model's validation predictions with their references, and check them against splits_final.json.
 
@@ -125,7 +130,8 @@ def fold_pairs(model: Model, folds: Sequence[int], file_ending: str) -> tuple[Pa
     raw one where that folder is not there.
 
     Raises:
-        InputError: If folds, predictions or references are missing, or a fold holds other cases than its split says.
+        InputError: If folds, predictions or references are missing or not to be read, or a fold holds other cases than
+            its split says.
     """
     splits = _splits(model, folds)
     references = _references(model)
@@ -133,10 +139,7 @@ def fold_pairs(model: Model, folds: Sequence[int], file_ending: str) -> tuple[Pa
     pairs = []
     for fold in folds:
         validation = model.folder / f"fold_{fold}" / "validation"
-        remedy = (
-            f"validate it: nnUNetv2_train {model.dataset} {model.configuration} {fold} -p {model.plans} "
-            f"-tr {model.trainer} --val"
-        )
+        remedy = _remedy(model, fold)
         if not validation.is_dir():
             raise InputError(f"{validation} does not exist; {remedy}, or give the folds that are there with -f")
         predicted, expected = _cases(validation, file_ending), set(splits[fold])
@@ -159,21 +162,57 @@ def fold_pairs(model: Model, folds: Sequence[int], file_ending: str) -> tuple[Pa
     return tuple(pairs)
 
 
-def checkpoint_used(model: Model, folds: Sequence[int]) -> str | None:
-    """Return the checkpoint that made the validation predictions, as far as the files tell, else None.
+def _remedy(model: Model, fold: int) -> str:
+    """The command that makes what a fold lacks: `--val` only where it has been trained to its end."""
+    command = f"nnUNetv2_train {model.dataset} {model.configuration} {fold} -p {model.plans} -tr {model.trainer}"
+    folder = model.folder / f"fold_{fold}"
+    if (folder / FINAL).is_file():
+        return f"validate it: {command} --val"
+    if any((folder / name).is_file() for name in (LATEST, BEST)):
+        return f"train it to its end: {command} --c"
+    return f"train it: {command}"
+
+
+@unreadable_told()
+def checkpoint_used(model: Model, folds: Sequence[int], stated: str | None = None) -> str | None:
+    """Return the checkpoint that made the validation predictions: as stated, else as far as the files tell, else None.
 
     The trainers of this package note it in `checkpoint_attn.json` beside the predictions. nnU-Net's own leave nothing
-    that tells whether a validation had `--val_best`; so where every fold has checkpoint_final.pth and none
+    that tells whether a validation had `--val_best`; so where a fold without a note has checkpoint_final.pth and not
     checkpoint_best.pth, it was the former; else nothing tells.
+
+    Args:
+        model: The model folder.
+        folds: Which.
+        stated: What the user says.
+    Raises:
+        InputError: If `stated` is the name of no checkpoint there or contradicts a note, or the folds were predicted by
+            different checkpoints, or one by another than the final one and nothing tells of the others.
     """
-    noted = {_noted_checkpoint(model.folder / f"fold_{fold}" / "validation") for fold in folds}
-    if noted != {None}:
-        return noted.pop() if len(noted) == 1 else None
-    final, best = (
-        [(model.folder / f"fold_{fold}" / f"checkpoint_{kind}.pth").is_file() for fold in folds]
-        for kind in ("final", "best")
-    )
-    return "checkpoint_final.pth" if all(final) and not any(best) else None
+    noted = {fold: _noted_checkpoint(model.folder / f"fold_{fold}" / "validation") for fold in folds}
+    if stated is not None:
+        _check_stated(model, folds, stated)
+        if others := {fold: name for fold, name in noted.items() if name not in (None, stated)}:
+            raise InputError(
+                f"-chk {stated}: {CHECKPOINT_FILE} in {model.folder} says {_by_checkpoint(others)}; leave out -chk, or "
+                "validate with that checkpoint"
+            )
+        return stated
+    told = {fold: name or _sole_checkpoint(model.folder / f"fold_{fold}") for fold, name in noted.items()}
+    known = set(told.values()) - {None}
+    if len(known) > 1:
+        raise InputError(
+            f"{model.folder}: the folds were predicted by different checkpoints: {_by_checkpoint(told)}; validate them "
+            "with the same one, or evaluate them apart: -f"
+        )
+    if None in told.values():
+        if known - {FINAL}:
+            raise InputError(
+                f"{model.folder}: {_by_checkpoint(told)}; validate them with the same one, or state it, if it was: "
+                f"-chk {known.pop()}"
+            )
+        return None
+    return known.pop()
 
 
 def _noted_checkpoint(validation: Path) -> str | None:
@@ -182,6 +221,27 @@ def _noted_checkpoint(validation: Path) -> str | None:
         return str(json.loads((validation / CHECKPOINT_FILE).read_text(encoding="utf-8"))["checkpoint"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def _check_stated(model: Model, folds: Sequence[int], stated: str) -> None:
+    names = {file.name for fold in folds for file in (model.folder / f"fold_{fold}").glob("*.pth")}
+    # weights may have been deleted since: then any name will do
+    if not stated.endswith(".pth") or Path(stated).name != stated or (names and stated not in names):
+        there = f"the folds have {', '.join(sorted(names))}" if names else f"for example {FINAL}"
+        raise InputError(f"-chk {stated}: give the name of a checkpoint; {there}")
+
+
+def _sole_checkpoint(fold: Path) -> str | None:
+    return FINAL if (fold / FINAL).is_file() and not (fold / BEST).is_file() else None
+
+
+def _by_checkpoint(told: Mapping[int, str | None]) -> str:
+    """For example `checkpoint_best.pth (fold 0, 1), unknown (fold 2)`."""
+    names = sorted({name or "unknown" for name in told.values()})
+    return ", ".join(
+        f"{name} (fold {', '.join(str(fold) for fold, each in told.items() if (each or 'unknown') == name)})"
+        for name in names
+    )
 
 
 def _splits(model: Model, folds: Sequence[int]) -> list[list[str]]:
@@ -198,8 +258,13 @@ def _splits(model: Model, folds: Sequence[int]) -> list[list[str]]:
         splits = [[str(case) for case in entry["val"]] for entry in content]
     except (TypeError, KeyError) as error:
         raise InputError(f"{file} is not a list of splits with 'train' and 'val'; mend it") from error
+    if not splits:
+        raise InputError(f"{file} has no folds; mend it, or delete it and train: nnU-Net makes it anew")
     if max(folds) >= len(splits):
-        raise InputError(f"-f {max(folds)}: {file} has the folds 0 to {len(splits) - 1}; give one of them")
+        there = " ".join(str(fold) for fold in folds if fold < len(splits)) or " ".join(map(str, range(len(splits))))
+        raise InputError(
+            f"-f {max(folds)}: {file} has the folds 0 to {len(splits) - 1}; give those that are there: -f {there}"
+        )
     return splits
 
 

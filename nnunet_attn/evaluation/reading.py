@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.description import reader_class
+from nnunet_attn.evaluation.description import LARGEST_LABEL, reader_class
 
 SPACING_WARNED, SPACING_REFUSED = 1e-3, 1e-2
 """Relative differences of spacing that are warned about, and refused."""
@@ -55,6 +55,8 @@ def read_labels(file: Path, reader: str, known_values: frozenset[int]) -> LabelI
     try:
         if file.name.endswith(".gz"):
             _check_gzip(file)
+        if file.name.endswith((".nii", ".nii.gz")):
+            _check_finite(file)
         with contextlib.redirect_stdout(printed):
             array, properties = reader_class(reader)().read_seg(str(file))
     except InputError:
@@ -128,9 +130,29 @@ def _check_gzip(file: Path) -> None:
             pass
 
 
+def _check_finite(file: Path) -> None:
+    """Look for NaN and infinity in a NIfTI file of floating-point numbers: ITK reads them as 0.
+
+    Raises:
+        InputError: If there is one.
+    """
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(file)
+        finite = image.get_data_dtype().kind != "f" or bool(np.isfinite(np.asanyarray(image.dataobj)).all())
+    except Exception:  # nnU-Net's reader tells what is wrong with it
+        return
+    if not finite:
+        raise InputError(f"{file} holds values that are no numbers (NaN or infinity); write its labels anew")
+
+
 def _as_integers(array: NDArray[Any], file: Path) -> NDArray[np.integer[Any]]:
     low, high = float(array.min()), float(array.max())  # NaN passes through min and max
     if np.isfinite(low) and np.isfinite(high):
+        if low < -LARGEST_LABEL or high > LARGEST_LABEL:
+            wrong = low if low < -LARGEST_LABEL else high
+            raise InputError(f"{file} holds the value {wrong:g}, which is no label; give the file with the labels")
         integers = array.astype(np.uint8 if low >= 0 and high < 256 else np.int32)
         if (integers == array).all():
             return integers
@@ -148,7 +170,8 @@ def _geometry(properties: dict[str, Any]) -> tuple[NDArray[np.float64] | None, N
         origin = np.asarray(properties["sitk_stuff"]["origin"], dtype=float)
         return origin, np.asarray(properties["sitk_stuff"]["direction"], dtype=float).reshape(len(origin), -1)
     if "nibabel_stuff" in properties:
-        affine = np.asarray(properties["nibabel_stuff"]["original_affine"], dtype=float)
+        stuff = properties["nibabel_stuff"]  # a reader that turned the array says where it lies since
+        affine = np.asarray(stuff.get("reoriented_affine", stuff["original_affine"]), dtype=float)
         return affine[:3, 3], affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return None, None
 

@@ -81,6 +81,8 @@ class Origin:
         checkpoint: For example `checkpoint_final.pth`; None where nothing tells.
         ensemble: "logits" or "softmax" where several folds predicted together.
         plans_digest: SHA-256 of the plans' configuration that was trained, to tell other plans of the same name.
+        drawn_folds: Those of `folds` that `nnunet-attn splits` drew at random, each for itself (`--repeated`,
+            `--labels`): no parts of one cross-validation.
     """
 
     kind: str
@@ -92,6 +94,7 @@ class Origin:
     checkpoint: str | None = None
     ensemble: str | None = None
     plans_digest: str | None = None
+    drawn_folds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,12 +146,14 @@ def read_evaluation(file: Path) -> Evaluation:
     Raises:
         InputError: If it is missing or is not such a file.
     """
-    file = file / SUMMARY_FILE if file.is_dir() else file
     try:
+        file = file / SUMMARY_FILE if file.is_dir() else file
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist; evaluate first: nnunet-attn evaluate") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); allow it, or evaluate elsewhere: -o") from error
+    except ValueError as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); evaluate again with --overwrite") from error
     try:
         if content["format"] != FORMAT:
@@ -172,7 +177,7 @@ def read_evaluation(file: Path) -> Evaluation:
         )
         settings, origin = content["settings"], content["origin"]
         return Evaluation(
-            Origin(**{**origin, "folds": tuple(origin["folds"])}),
+            Origin(**{**origin, "folds": tuple(origin["folds"]), "drawn_folds": tuple(origin.get("drawn_folds", ()))}),
             Settings(**{**settings, "metrics": tuple(settings["metrics"])}),
             {name: tuple(values) for name, values in content["classes"].items()},
             content["ignore"],

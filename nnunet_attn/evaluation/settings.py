@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.evaluation.results import METRICS, Settings
@@ -54,24 +54,27 @@ def check_settings(settings: Settings) -> None:
     Raises:
         InputError: If a name is unknown or twice, or a tolerance is not a number of mm, 0 or larger.
     """
-    unknown = [name for name in settings.metrics if name not in METRICS]
-    if unknown or not settings.metrics or len(set(settings.metrics)) < len(settings.metrics):
-        raise InputError(
-            f"--metrics {' '.join(settings.metrics)}: give each once, at least one, of {', '.join(METRICS)}"
-        )
+    if unknown := [name for name in settings.metrics if name not in METRICS]:
+        raise InputError(f"--metrics: {unknown[0]!r} is no metric; choose from {', '.join(METRICS)}")
+    if not settings.metrics or len(set(settings.metrics)) < len(settings.metrics):
+        raise InputError(f"--metrics {' '.join(settings.metrics)}: give each metric once, and at least one")
     if settings.surface not in SURFACES:
         raise InputError(f"--surface {settings.surface}: it is one of {', '.join(SURFACES)}")
     for name, value in settings.tolerance_mm.items():
         if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"--tolerance {name}={value}: a tolerance is a number of mm, 0 or larger")
+            given = f"{value:g}" if name == ALL_CLASSES else f"{name}={value:g}"
+            raise InputError(f"--tolerance {given}: a tolerance is a number of mm, 0 or larger")
 
 
-def settings_for(settings: Settings, classes: Mapping[str, tuple[int, ...]]) -> Settings:
+def settings_for(
+    settings: Settings, classes: Mapping[str, tuple[int, ...]], own: Mapping[str, float] | None = None
+) -> Settings:
     """Return settings with a tolerance for each class.
 
-    A name finds its class also where case, spaces or underscores, or `tumor` for `tumour` differ, and the region of
-    the whole kidney may be called `kidney` alone, as in nnU-Net's own conversion of KiTS23.
-
+    Args:
+        settings: From `chosen_settings`. A name finds its class as `classes_called` says.
+        classes: Of the data set.
+        own: Class -> a preset's tolerance, where neither its name nor one number for all was given.
     Raises:
         InputError: If a tolerance names a class that the data set has not, or that another one names too.
     """
@@ -79,29 +82,41 @@ def settings_for(settings: Settings, classes: Mapping[str, tuple[int, ...]]) -> 
     for name, value in settings.tolerance_mm.items():
         if name == ALL_CLASSES:
             continue
-        wanted = {_plain(name), *(["kidney"] if _plain(name) == "kidneyandmasses" else [])}
-        fitting = [name] if name in classes else [each for each in classes if _plain(each) in wanted]
+        fitting = classes_called(name, classes)
         if len(fitting) != 1 or fitting[0] in found:
             raise InputError(
                 f"--tolerance {name}={value:g}: the classes are {', '.join(classes)}; name each at most once, "
                 "or give one number for all"
             )
         found[fitting[0]] = value
-    other = settings.tolerance_mm.get(ALL_CLASSES, DEFAULT_TOLERANCE_MM)
-    tolerances = {name: found.get(name, other) for name in classes}
+    other = dict.fromkeys(classes, settings.tolerance_mm.get(ALL_CLASSES, DEFAULT_TOLERANCE_MM))
+    if ALL_CLASSES not in settings.tolerance_mm:
+        other |= own or {}
+    tolerances = {name: found.get(name, other[name]) for name in classes}
     return Settings(settings.metrics, tolerances, settings.surface, settings.preset)
 
 
+def classes_called(name: str, classes: Iterable[str]) -> list[str]:
+    """Return the classes that a name may mean: the one of exactly this name, else all that differ in spelling alone.
+
+    Case, spaces and underscores do not count, `tumor` is `tumour`, and the region of a whole kidney may be called
+    `kidney` alone, as in nnU-Net's own conversion of KiTS23.
+    """
+    classes = list(classes)
+    wanted = {_plain(name), *(["kidney"] if _plain(name) == "kidneyandmasses" else [])}
+    return [name] if name in classes else [each for each in classes if _plain(each) in wanted]
+
+
 def parsed_tolerance(words: Sequence[str] | None) -> float | dict[str, float]:
-    """Return what the words of `--tolerance` say: numbers, CLASS=NUMBER and kits23.
+    """Return what the words of `--tolerance` say: one number, CLASS=NUMBER and kits23.
 
     Raises:
-        InputError: If a word is none of these.
+        InputError: If a word is none of these, or two of them say the same tolerance.
     """
     found: dict[str, float] = {}
+    kits = [word for word in words or () if word.lower() == "kits23"]
     for word in words or ():
-        if word.lower() == "kits23":
-            found |= KITS23_TOLERANCE_MM
+        if word in kits:
             continue
         name, equals, number = word.rpartition("=")
         try:
@@ -110,8 +125,12 @@ def parsed_tolerance(words: Sequence[str] | None) -> float | dict[str, float]:
             raise InputError(
                 f"--tolerance {word}: give a number of mm, CLASS=MM for single classes, or kits23"
             ) from error
-        found[name if equals else ALL_CLASSES] = value
-    return found or DEFAULT_TOLERANCE_MM
+        name = name if equals else ALL_CLASSES
+        if name in found:
+            of = f"the class {name}" if equals else "all classes"
+            raise InputError(f"--tolerance {' '.join(words or ())}: two tolerances of {of}; give one")
+        found[name] = value
+    return {**(KITS23_TOLERANCE_MM if kits else {}), **found} or DEFAULT_TOLERANCE_MM
 
 
 def _plain(name: str) -> str:

@@ -192,7 +192,16 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _sd(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    if len(values) < 2:
+        return math.nan
+    scaled, exponent = _scaled(values)
+    return math.ldexp(float(scaled.std(ddof=1)), exponent)
+
+
+def _scaled(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Return values / 2^exponent, the largest near 1, and the exponent: squares of them are neither 0 nor infinite."""
+    exponent = int(np.frexp(np.max(np.abs(values), initial=0.0))[1])
+    return np.ldexp(values, -exponent), exponent
 
 
 def _all_equal(values: NDArray[np.float64]) -> bool:
@@ -212,7 +221,7 @@ def _t_test(differences: NDArray[np.float64]) -> tuple[float, float]:
         return math.nan, math.nan
     if _all_equal(differences):
         return (0.0, 1.0) if differences[0] == 0 else (math.nan, math.nan)
-    found = stats.ttest_1samp(differences, 0.0)
+    found = stats.ttest_1samp(_scaled(differences)[0], 0.0)
     return float(found.statistic), float(found.pvalue)
 
 
@@ -261,7 +270,8 @@ def bootstrap_interval(
     Source: T. C. Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69 (2015)
         371-386: the percentile interval at a level that makes it as wide as Student's for normal data.
     """
-    sums, counts = np.bincount(groups, weights=differences), np.bincount(groups)
+    scaled, exponent = _scaled(differences)
+    sums, counts = np.bincount(groups, weights=scaled), np.bincount(groups)
     n = len(sums)
     if n < 2:
         return math.nan, math.nan
@@ -278,7 +288,8 @@ def bootstrap_interval(
         confidence_level=float(1 - 2 * stats.norm.sf(widened)),
         rng=np.random.default_rng(seed),
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    low, high = (math.ldexp(float(end), exponent) for end in found.confidence_interval)
+    return low, high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -290,11 +301,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     counted = ~np.isnan(values)
     if counted.any():
         # statsmodels collects garbage in each call: with PyTorch loaded that takes 0.1 s and more
-        gc.freeze()
+        is_ours = gc.get_freeze_count() == 0  # else what the caller has frozen would be unfrozen with it
+        if is_ours:
+            gc.freeze()
         try:
             values[counted] = multipletests(values[counted], method="holm")[1]
         finally:
-            gc.unfreeze()
+            if is_ours:
+                gc.unfreeze()
     return values.tolist()
 
 

@@ -109,6 +109,11 @@ def _check_images(images: Path, model: Path) -> None:
         ending = json.loads((model / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
     except (OSError, ValueError, TypeError, KeyError):  # the predictor says what is wrong with it
         return
+    if not isinstance(ending, str) or not ending:
+        raise InputError(
+            f"{model / 'dataset.json'}: file_ending is {ending!r}, not a text such as .nii.gz; copy the model folder "
+            "again"
+        )
     names = sorted(path.name for path in images.iterdir() if path.name.endswith(ending))
     wrong = [name for name in names if not re.fullmatch(r".+_\d{4}", name.removesuffix(ending))]
     if wrong or not names:

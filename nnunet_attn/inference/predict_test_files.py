@@ -141,17 +141,31 @@ def claimed(output: Path) -> Iterator[None]:
         yield
         return
     file = output.with_name(f".{output.name}.lock")
-    with file.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another run of this command predicts into {output}; wait until it has ended") from error
-        except OSError:  # a file system without locks
-            pass
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
+    is_ours = False
+    while not is_ours:
+        with file.open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another run of this command predicts into {output}; wait until it has ended"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            # a run that ends between our opening and locking has removed this file, and the next one makes another
+            is_ours = _is_still(file, stream.fileno())
+            if is_ours:
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def whole_predictions(

@@ -273,15 +273,16 @@ def _previous(
         raise InputError(
             f"{request.configuration} reads what {stage} has predicted, but {folder} has no prediction of "
             f"{len(missing)} of the {len(cases)} cases, the first is {missing[0]}; first run: "
-            f"{command_of(own, trainer)}"
+            f"{command_of(own, (trainer,))}"
         )
     return folder
 
 
-def command_of(request: PredictTestRequest, trainer: str) -> str:
-    """Return the command that predicts with one trainer of a request."""
-    words = ["-d", request.dataset, "-tr", trainer, "-c", request.configuration, "-p", request.plans]
-    words += ["-f", *map(str, request.folds), "-chk", request.checkpoint, "-device", request.device]
+def command_of(request: PredictTestRequest, trainers: Sequence[str]) -> str:
+    """Return the command that predicts with these trainers of a request; a default device is not named."""
+    words = ["-d", request.dataset, "-tr", *trainers, "-c", request.configuration, "-p", request.plans]
+    words += ["-f", *map(str, request.folds), "-chk", request.checkpoint]
+    words += ["-device", request.device] if request.device != PredictTestRequest.device else []
     words += ["--ensemble", "softmax"] if request.ensemble == "softmax" else []
     words += ["--grid"] if request.grid else []
     words += [] if request.mirroring else ["--disable_tta"]

@@ -2,11 +2,13 @@
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.registering.faults import check_path
 from nnunet_attn.registering.inspecting import CaseFacts
 from nnunet_attn.registering.labels import check_labels
 from nnunet_attn.registering.model import Registration, SourceCase
@@ -20,7 +22,7 @@ def check_request(request: Registration) -> None:
 
     Raises:
         InputError: If the number, the name, a case's name or the labels break a rule of nnU-Net's, a file is missing,
-            two cases have one name, or a patient is in both splits.
+            two cases have one name or one label, or a patient is in both splits.
     """
     if not 1 <= request.dataset_id <= 999:
         raise InputError(f"dataset_id={request.dataset_id}: nnU-Net's numbers go from 1 to 999")
@@ -35,6 +37,8 @@ def check_request(request: Registration) -> None:
         raise InputError(f"{len(request.cases)} cases are given, none of them for training; name some to train on")
     _check_names(request.cases)
     refuse("cases", [problem for case in request.cases if (problem := _incomplete(case, request.unlabeled))])
+    if not request.unlabeled:
+        _check_label_files(request.cases)
     _check_patients(request.cases)
 
 
@@ -49,12 +53,12 @@ def _check_channel_names(names: Sequence[str] | None) -> None:
 
 
 def _check_names(cases: Sequence[SourceCase]) -> None:
-    # files whose names differ in capitals alone are one file on some systems
-    counts = Counter(case.case.casefold() for case in cases)
+    # files whose names differ in capitals, or in how accents are stored, are one file on some systems
+    counts = Counter(_folded(case.case) for case in cases)
     problems = []
     for name, count in counts.items():
         if count > 1:
-            same = [case for case in cases if case.case.casefold() == name]
+            same = [case for case in cases if _folded(case.case) == name]
             files = ", ".join(str(path) for case in same[:3] for path in case.images[:1])
             problems.append(f"{same[0].case}: {count} cases have this name ({files}); give each a name of its own")
     problems += [
@@ -63,6 +67,10 @@ def _check_names(cases: Sequence[SourceCase]) -> None:
         if not re.fullmatch(r"(?!\.)[\w.\-]+", case.case)
     ]
     refuse("cases", problems)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _incomplete(case: SourceCase, unlabeled: bool) -> str | None:
@@ -77,6 +85,11 @@ def _incomplete(case: SourceCase, unlabeled: bool) -> str | None:
             return f"{case.case}: its image has no label; add one, leave out the case, or register with --unlabeled"
         if case.label is not None:
             files += [case.label] if isinstance(case.label, Path) else case.label.files
+    try:
+        for file in files:
+            check_path(file)
+    except InputError as error:
+        return f"{case.case}: {error}"
     missing = next((file for file in files if not os.path.exists(file)), None)  # Path.exists may fail on permissions
     if missing is not None:
         return f"{case.case}: {missing} does not exist; correct the path or leave out the case"
@@ -84,6 +97,22 @@ def _incomplete(case: SourceCase, unlabeled: bool) -> str | None:
     if folder is not None:
         return f"{case.case}: the label {folder} is a folder; give a label map in one file"
     return None
+
+
+def _check_label_files(cases: Sequence[SourceCase]) -> None:
+    """Check that each label map is of one case, and no image: a slip in a table or a pattern."""
+    images = {os.path.realpath(path): case.case for case in cases for path in case.images}
+    first: dict[str, str] = {}
+    problems = []
+    for case in cases:
+        if not isinstance(case.label, Path):
+            continue
+        file = os.path.realpath(case.label)
+        if file in images:
+            problems.append(f"{case.case}: its label {case.label} is the image of {images[file]}; give its label")
+        elif first.setdefault(file, case.case) != case.case:
+            problems.append(f"{case.case}: {case.label} is the label of {first[file]} too; give each case its own")
+    refuse("cases", problems)
 
 
 def _check_patients(cases: Sequence[SourceCase]) -> None:
@@ -103,7 +132,7 @@ def _check_patients(cases: Sequence[SourceCase]) -> None:
 
 
 def same_images(facts: Sequence[CaseFacts], tests: Mapping[str, bool]) -> tuple[str, ...]:
-    """Return warnings on images that are there more than once.
+    """Return warnings on images that are there more than once; images of a single value do not count.
 
     Args:
         facts: Of all cases.
@@ -114,6 +143,8 @@ def same_images(facts: Sequence[CaseFacts], tests: Mapping[str, bool]) -> tuple[
     places: dict[str, list[str]] = {}
     for case in facts:
         for image in case.images:
+            if image.minimum == image.maximum:  # such as zeros in place of a missing channel
+                continue
             places.setdefault(image.sha256, []).append(case.case)
     groups = [cases for cases in places.values() if len(cases) > 1]
     refuse(
@@ -132,6 +163,20 @@ def same_images(facts: Sequence[CaseFacts], tests: Mapping[str, bool]) -> tuple[
         for cases in groups
     ]
     return tuple(told[:10]) + ((f"{len(told) - 10} more images are there twice",) if len(told) > 10 else ())
+
+
+def same_labels(facts: Sequence[CaseFacts]) -> tuple[str, ...]:
+    """Return warnings on label maps, with foreground, that cases of different images share."""
+    places: dict[str, list[CaseFacts]] = {}
+    for case in facts:
+        if case.label is not None and case.label.sha256 is not None:
+            places.setdefault(case.label.sha256, []).append(case)
+    told = [
+        f"{named([case.case for case in cases])} have the same label; look whether each has its own"
+        for cases in places.values()
+        if len({tuple(image.sha256 for image in case.images) for case in cases}) > 1
+    ]
+    return tuple(told[:10]) + ((f"{len(told) - 10} more labels are there twice",) if len(told) > 10 else ())
 
 
 def mixed(what: str, found: Mapping[str, Sequence[str]], remark: str) -> tuple[str, ...]:

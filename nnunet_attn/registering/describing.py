@@ -10,6 +10,7 @@ from nnunet_attn.registering.forms import STACK_READER, Form
 from nnunet_attn.registering.inspecting import CaseFacts
 from nnunet_attn.registering.labels import LabelScheme
 from nnunet_attn.registering.model import Registration
+from nnunet_attn.registering.naming import counted
 
 CASES_FILE = "nnunet_attn_cases.json"
 """Beside dataset.json: of each case its patient, site, split and what it was made from."""
@@ -69,15 +70,15 @@ def remarks(request: Registration, facts: Sequence[CaseFacts], form: Form) -> tu
         orientations,
         "nnU-Net does not turn images, so the network sees both; turn them to one where that matters",
     )
-    told += [f"{len(cases)} cases ({named(cases)}): {note}" for note, cases in notes.items()]
+    told += [f"{counted(len(cases), 'case')} ({named(cases)}): {note}" for note, cases in notes.items()]
     if form.reader == STACK_READER and (bare := [case.case for case in facts if case.images[0].grid is None]):
         told.append(
-            f"{len(bare)} cases ({named(bare)}) have no JSON file with their spacing; 1 x 1 x 1 is taken: write "
-            '{"spacing": [z, y, x]} in mm beside the image'
+            f"{counted(len(bare), 'case')} without a JSON file of the spacing ({named(bare)}): 1 x 1 x 1 is taken; "
+            'write {"spacing": [z, y, x]} in mm beside the image'
         )
     empty = [case.case for case in facts if case.label is not None and set(case.label.values) <= {0}]
     if empty:
-        told.append(f"{len(empty)} labels have no foreground: {named(empty)}")
+        told.append(f"{counted(len(empty), 'label')} without foreground: {named(empty)}")
     if request.channel_names is not None and len(request.channel_names) == 1:
         name = request.channel_names[0]
         like_ct = all(image.minimum <= _LIKE_CT for case in facts for image in case.images)

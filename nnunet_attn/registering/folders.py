@@ -9,12 +9,16 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.registering.faults import check_path
 from nnunet_attn.registering.model import SourceCase
 from nnunet_attn.registering.naming import (
     WITHOUT_IMAGE,
     Found,
+    LeftOut,
+    counted,
     finished,
     is_image_name,
+    label_names,
     matched_labels,
     ordered_channels,
     refuse,
@@ -32,6 +36,7 @@ def from_folders(
     channels: Sequence[str] | None = None,
     test_images: Sequence[Path] | None = None,
     test_labels: Path | None = None,
+    leave_out: Sequence[str] = (),
 ) -> Found:
     """Find the cases of folders: a case is called as its files, without ending.
 
@@ -45,6 +50,7 @@ def from_folders(
         channels: Names of the channels; only checked against the number of folders.
         test_images: Folders of held-out images.
         test_labels: Folder of their label maps. None: they may be in `labels`.
+        leave_out: Cases that are not wanted; they may lack a channel, their label or their image.
     Raises:
         InputError: If a folder is missing or holds no images, a case lacks a channel, or a label fits no image or the
             same as another one.
@@ -52,12 +58,14 @@ def from_folders(
     if test_labels and not test_images:
         raise InputError("--test-labels goes with --test-images: name the folder of the held-out images")
     notes: list[str] = []
+    left_out = LeftOut(leave_out)
     marks = _entries(labels, notes) if labels else {}
-    tested = _part(test_images, _entries(test_labels, notes) if test_labels else marks, notes) if test_images else []
-    trained = _part(images, marks, notes)
+    test_marks = _entries(test_labels, notes) if test_labels else marks
+    tested = _part(test_images, test_marks, notes, left_out) if test_images else []
+    trained = _part(images, marks, notes, left_out)
     used = {label for _, _, label in (*trained, *tested)}
-    files = [*marks.values(), *(_entries(test_labels, []).values() if test_labels else [])]
-    unused = [file for file in files if file not in used]
+    files = [*marks.values(), *(test_marks.values() if test_labels else [])]
+    unused = [file for file in files if file not in used and not any(map(left_out.drops, label_names(_name(file))))]
     if unused and len(unused) == len(files):
         raise InputError(
             f"no label in {unused[0].parent} has the name of an image: labels are called {_some(map(_name, files))}, "
@@ -65,14 +73,14 @@ def from_folders(
             "--label-pattern, or by --csv"
         )
     refuse("labels", [f"{file} is a label without image{WITHOUT_IMAGE}" for file in unused])
-    width = len(trained[0][1])
+    width = max((len(files) for case, files, _ in trained if not left_out.names(case)), default=1)
     names = ordered_channels([str(n) for n in range(width)] if width > 1 else [""], channels, "the source")[1]
     cases = [SourceCase(*each, test=test) for test, part in ((False, trained), (True, tested)) for each in part]
-    return finished(cases, names, splits=bool(tested), notes=notes)
+    return finished(cases, names, splits=bool(tested), notes=notes, left_out=left_out)
 
 
 def _part(
-    folders: Sequence[Path], marks: Mapping[str, Path], notes: list[str]
+    folders: Sequence[Path], marks: Mapping[str, Path], notes: list[str], left_out: LeftOut
 ) -> list[tuple[str, tuple[Path, ...], Path | None]]:
     """Return name, images and label of each case."""
     listings = [_entries(folder, notes) for folder in folders]
@@ -83,14 +91,17 @@ def _part(
             f"{folder} is the folder of the images and of the labels: say which files are which, for example "
             f"--pattern '{folder}/{{case}}.png' --label-pattern '{folder}/{{case}}_mask.png'"
         )
-    way = _ways_of_one(listings[0], marks) if len(listings) == 1 else _ways_of_many(folders, listings, marks)
+    if len(listings) == 1:
+        way = _ways_of_one(listings[0], marks, left_out)
+    else:
+        way = _ways_of_many(folders, listings, marks, left_out)
     found = matched_labels(way, marks)
     refuse(
         "labels",
         [
             f"{case}: {files[0]} and {files[1]} could both be its label; keep one"
             for case, files in found.items()
-            if len(files) > 1
+            if len(files) > 1 and not left_out.names(case)
         ],
     )
     return [(case, files, found[case][0] if case in found else None) for case, files in way.items()]
@@ -153,7 +164,8 @@ def _entries(folder: Path, notes: list[str]) -> dict[str, Path]:
         )
     others = [file.name for file in files if file not in images]
     if others:
-        notes.append(f"{len(others)} files in {folder} are no images and were left out, such as {others[0]}")
+        shown = others[0].encode("utf-8", "backslashreplace").decode()  # a name need not be text
+        notes.append(f"left out as no images: {counted(len(others), 'file')} in {folder}, such as {shown}")
     found = {entry.name: series_folder(entry) for entry in folders}
     deep = {name: [each.name for each in _visible(series) if each.is_dir()] for name, series in found.items()}
     refuse(
@@ -174,6 +186,7 @@ def _entries(folder: Path, notes: list[str]) -> dict[str, Path]:
 
 def _series(file: Path) -> str:
     """Return what DICOM files of one series share; nothing if it cannot be read, which is for the reading to say."""
+    check_path(file)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     try:
@@ -183,7 +196,7 @@ def _series(file: Path) -> str:
         return ""
 
 
-def _ways_of_one(listing: Mapping[str, Path], marks: Mapping[str, Path]) -> _Way:
+def _ways_of_one(listing: Mapping[str, Path], marks: Mapping[str, Path], left_out: LeftOut) -> _Way:
     """Read the names of one folder in the way under which most labels fit; channels first."""
     plain: _Way = {name: (file,) for name, file in listing.items()}
     numbered: dict[str, dict[int, Path]] = {}
@@ -203,21 +216,22 @@ def _ways_of_one(listing: Mapping[str, Path], marks: Mapping[str, Path]) -> _Way
             "case each; say which by --pattern, for example "
             f"--pattern '{next(iter(listing.values())).parent}/{{case}}{_ending(listing)}'"
         )
-    width = max(len(files) for files in numbered.values())
-    wanted = range(width)
+    wanted = range(max((len(files) for case, files in numbered.items() if not left_out.names(case)), default=0))
     refuse(
         "cases",
         [
             f"{case}: it has the channels {', '.join(f'{n:04d}' for n in sorted(files))}, other cases "
             f"{', '.join(f'{n:04d}' for n in wanted)}; add what is missing, or leave the case out"
             for case, files in numbered.items()
-            if sorted(files) != list(wanted)
+            if sorted(files) != list(wanted) and not left_out.names(case)
         ],
     )
-    return {case: tuple(files[n] for n in wanted) for case, files in numbered.items()}
+    return {case: tuple(files[n] for n in sorted(files)) for case, files in numbered.items()}
 
 
-def _ways_of_many(folders: Sequence[Path], listings: Sequence[Mapping[str, Path]], marks: Mapping[str, Path]) -> _Way:
+def _ways_of_many(
+    folders: Sequence[Path], listings: Sequence[Mapping[str, Path]], marks: Mapping[str, Path], left_out: LeftOut
+) -> _Way:
     """Join the folders of several channels by their files' names, without what all names of a folder end with."""
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError(f"--images names {folders[0]} twice: one folder a channel, or one folder with _0000, _0001")
@@ -229,10 +243,20 @@ def _ways_of_many(folders: Sequence[Path], listings: Sequence[Mapping[str, Path]
         {name: files[0] for name, files in _without_suffix({name: (file,) for name, file in listing.items()}).items()}
         for listing in listings
     ]
-    ways = [way for way in (listings, numbered, shorter) if all(set(names) == set(way[0]) for names in way)]
+    every_way = (listings, numbered, shorter)
+    # what is left out may be anywhere
+    ways = [
+        way
+        for way in every_way
+        if len({frozenset(name for name in names if not left_out.names(name)) for names in way}) == 1
+    ]
     if ways:
-        return _fitting_most([{case: tuple(names[case] for names in way) for case in way[0]} for way in ways], marks)
-    best = max((listings, numbered, shorter), key=lambda way: len(set.intersection(*map(set, way))))
+        joined = [
+            {case: tuple(names[case] for names in way if case in names) for names in way for case in names}
+            for way in ways
+        ]
+        return _fitting_most(joined, marks)
+    best = max(every_way, key=lambda way: len(set.intersection(*map(set, way))))
     every = sorted(set.union(*map(set, best)))
     refuse(
         "cases",
@@ -240,7 +264,7 @@ def _ways_of_many(folders: Sequence[Path], listings: Sequence[Mapping[str, Path]
             f"{case}: it has no image in {folder}; add it, or leave the case out"
             for case in every
             for folder, names in zip(folders, best, strict=True)
-            if case not in names
+            if case not in names and not left_out.names(case)
         ],
     )
     raise AssertionError("all folders hold the same cases")

@@ -11,6 +11,9 @@ _NNUNET_TOLERANCE = 1e-5
 EQUAL_SPACING, EQUAL_ORIGIN_VOXELS, EQUAL_DIRECTION = 1e-3, 0.1, 1e-3
 # What may be mended: the same voxels under a header that a tool wrote wrong. Beyond it, it may be another image's grid.
 SMALL_SPACING, SMALL_ORIGIN_VOXELS, SMALL_DIRECTION = 0.01, 5.0, 0.02
+# Between channels, which were registered to each other, a header is hardly wrong by more than half a voxel anywhere:
+# what is further away is an image of its own, and its voxels show other places.
+SMALL_CHANNEL_VOXELS = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,13 @@ class Mismatch:
     text: str
 
 
-def mismatch(grid: Grid, wanted: Grid) -> Mismatch | None:
+def mismatch(grid: Grid, wanted: Grid, channels: bool = False) -> Mismatch | None:
     """Return how a grid differs from the one it should equal; None if they are equal enough to be used together.
 
     Equal enough are the same size, spacings within 0.001 % (beyond, nnU-Net refuses), origins within 0.1 voxel and
     direction cosines within 0.001. A small mismatch is within 1 % of the spacing, 5 voxels of the origin and 0.02 of
-    the cosines.
+    the cosines. Between `channels` of a case it is one by which no voxel moves by more than half a voxel along an axis,
+    and the cosines must be equal.
     """
     if grid.size != wanted.size:
         return Mismatch(False, ("size",), f"size {_sizes(grid.size)} instead of {_sizes(wanted.size)}")
@@ -77,16 +81,20 @@ def mismatch(grid: Grid, wanted: Grid) -> Mismatch | None:
     # along the axes of the grid, since voxels are of different lengths in each
     origin = np.abs(axes.T @ np.subtract(grid.origin, wanted.origin) / wanted.spacing).max()
     direction = np.abs(np.subtract(grid.direction, wanted.direction)).max()
+    small_spacing, small_origin, small_direction = SMALL_SPACING, SMALL_ORIGIN_VOXELS, SMALL_DIRECTION
+    if channels:
+        small_spacing, small_origin = min(SMALL_SPACING, SMALL_CHANNEL_VOXELS / max(grid.size)), SMALL_CHANNEL_VOXELS
+        small_direction = EQUAL_DIRECTION
     found = (
         (
             "spacing",
             spacing,
             _NNUNET_TOLERANCE,
-            SMALL_SPACING,
+            small_spacing,
             f"spacing {_mm(grid.spacing)}, not {_mm(wanted.spacing)}",
         ),
-        ("origin", origin, EQUAL_ORIGIN_VOXELS, SMALL_ORIGIN_VOXELS, f"origin {origin:.3g} voxels away"),
-        ("direction", direction, EQUAL_DIRECTION, SMALL_DIRECTION, f"direction cosines {direction:.3g} apart"),
+        ("origin", origin, EQUAL_ORIGIN_VOXELS, small_origin, f"origin {origin:.3g} voxels away"),
+        ("direction", direction, EQUAL_DIRECTION, small_direction, f"direction cosines {direction:.3g} apart"),
     )
     differing = [row for row in found if not row[1] <= row[2]]
     if not differing:

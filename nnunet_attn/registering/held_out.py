@@ -10,6 +10,8 @@ from nnunet_attn.errors import InputError
 from nnunet_attn.registering.model import SourceCase
 from nnunet_attn.registering.naming import legal_name, refuse, stem
 
+_LARGEST_SEED = 2**32 - 1  # of NumPy's RandomState
+
 
 def read_names(file: Path, flag: str = "--test-list") -> tuple[str, ...]:
     """Read names of cases, one a line; endings of files are left out, lines with # are comments.
@@ -35,19 +37,6 @@ def read_names(file: Path, flag: str = "--test-list") -> tuple[str, ...]:
     if not names:
         raise InputError(f"{flag} {file} names no case: write one case a line")
     return tuple(names)
-
-
-def leave_out(cases: Iterable[SourceCase], names: Sequence[str]) -> tuple[SourceCase, ...]:
-    """Return the cases without those of these names, as they are called in the source or in the new data set.
-
-    Raises:
-        InputError: If one of them is no case.
-    """
-    given = tuple(cases)
-    known = {case.case for case in given}
-    unwanted = {legal_name(name): name for name in names}
-    refuse("names", [_unknown(name, "--leave-out", known) for legal, name in unwanted.items() if legal not in known])
-    return tuple(case for case in given if case.case not in unwanted)
 
 
 def hold_out_listed(
@@ -90,8 +79,8 @@ def hold_out_drawn(cases: Iterable[SourceCase], number: int, seed: int) -> tuple
     given = tuple(cases)
     if number < 1:
         raise InputError(f"--test {number}: hold out 1 case or more, or leave --test out")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: a seed is 0 or larger")
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise InputError(f"--seed {seed}: give a number from 0 to {_LARGEST_SEED}")
     _check_rest(len(given) - number)
     patients: dict[tuple[str, str], list[str]] = {}
     for case in sorted(given, key=lambda case: case.case):
@@ -125,4 +114,4 @@ def _unknown(name: str, flag: str, known: Collection[str]) -> str:
 
 def _check_rest(left: int) -> None:
     if left < 1:
-        raise InputError(f"{max(left, 0)} cases would be left for training: hold out fewer")
+        raise InputError("no case would be left for training: hold out fewer")

@@ -1,6 +1,7 @@
 """What is found in the files of one case; runs in a process of its own."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class ImageFacts:
         channels: In this file.
         dtype: Name of the values' type.
         minimum: Lowest value.
+        maximum: Highest value.
         grid: Where it lies; None if the file does not say.
         plain: Whether nnU-Net reads the same from the file itself.
         colour: Whether its channels are the colours of one natural image.
@@ -39,6 +41,7 @@ class ImageFacts:
     channels: int
     dtype: str
     minimum: float
+    maximum: float
     grid: Grid | None
     plain: bool
     colour: bool
@@ -58,6 +61,7 @@ class LabelFacts:
         plain: Whether nnU-Net reads the same from the file itself.
         integer: Whether the file's type is an integer's.
         repaired: What of its geometry is mended.
+        sha256: Of shape and values; None without foreground.
     """
 
     format: str
@@ -65,6 +69,7 @@ class LabelFacts:
     plain: bool
     integer: bool
     repaired: tuple[str, ...]
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def inspect_case(job: tuple[SourceCase, bool, bool]) -> CaseFacts:
             images.append(_image_facts(path, source.channels_in_file, repair, images[0] if images else None))
         label = None
         if with_label and source.label is not None:
-            label = _label_facts(source, images[0], repair)
+            label = _label_facts(source, images, repair)
         return CaseFacts(source.case, tuple(images), label)
     except InputError as error:
         return CaseFacts(source.case, refusal=str(error))
@@ -114,13 +119,14 @@ def _image_facts(path: Path, channels_in_file: bool, repair: bool, first: ImageF
         _demand_repair(path, "axes that are not quite perpendicular", repair)
         repaired = ("direction",)
     if first is not None:
-        repaired += _compared(path, picture, first, "the first channel", repair)
+        repaired += _compared(path, picture, first, "the first channel", repair, channels=True)
     return ImageFacts(
         format=format_of(path),
         shape=picture.shape,
         channels=len(array),
         dtype=str(array.dtype),
         minimum=float(array.min()),
+        maximum=float(array.max()),
         grid=picture.grid,
         plain=picture.plain,
         colour=picture.colour,
@@ -131,22 +137,28 @@ def _image_facts(path: Path, channels_in_file: bool, repair: bool, first: ImageF
     )
 
 
-def _label_facts(source: SourceCase, image: ImageFacts, repair: bool) -> LabelFacts:
+def _label_facts(source: SourceCase, images: Sequence[ImageFacts], repair: bool) -> LabelFacts:
+    image = images[0]
     if not isinstance(source.label, Path):
         assert source.label is not None
         array = made_label(source.label.read(image.shape), image.shape, source.case)
-        return LabelFacts("made", values_of(array), plain=False, integer=True, repaired=())
+        values = values_of(array)
+        return LabelFacts("made", values, plain=False, integer=True, repaired=(), sha256=_hash_of(array, values))
     array, picture = read_labels(source.label)
+    values = values_of(array)
+    if len(values) > 1 and _hash(picture.array) in {each.sha256 for each in images}:
+        raise InputError(f"{source.label} is the same image as the case's own; give its label")
     if picture.mended:
         # its axes are the image's own, sheared the same way, once the image was mended
         _demand_repair(source.label, "axes that are not quite perpendicular", repair)
     repaired = _compared(source.label, picture, image, "the image", repair)
     return LabelFacts(
         format=format_of(source.label),
-        values=values_of(array),
+        values=values,
         plain=picture.plain,
         integer=not np.issubdtype(picture.array.dtype, np.floating),
         repaired=tuple(dict.fromkeys((*(("direction",) if picture.mended else ()), *repaired))),
+        sha256=_hash_of(array, values),
     )
 
 
@@ -161,7 +173,9 @@ def made_label(array: NDArray[np.integer], shape: tuple[int, ...], case: str) ->
     return array
 
 
-def _compared(path: Path, picture: Picture, first: ImageFacts, named: str, repair: bool) -> tuple[str, ...]:
+def _compared(
+    path: Path, picture: Picture, first: ImageFacts, named: str, repair: bool, channels: bool = False
+) -> tuple[str, ...]:
     """Return what of a picture's geometry has to be mended to equal the first image's."""
     if picture.shape != first.shape:
         raise InputError(
@@ -169,7 +183,7 @@ def _compared(path: Path, picture: Picture, first: ImageFacts, named: str, repai
         )
     if picture.grid is None or first.grid is None:
         return ()
-    found: Mismatch | None = mismatch(picture.grid, first.grid)
+    found: Mismatch | None = mismatch(picture.grid, first.grid, channels)
     if found is None:
         return ()
     if not found.small:
@@ -188,6 +202,14 @@ def _demand_repair(path: Path, fault: str, repair: bool) -> None:
 
 def _sizes(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, reversed(shape)))
+
+
+def _hash_of(label: NDArray[np.integer], values: tuple[int, ...]) -> str | None:
+    """Return the hash of a label in whatever type it is held; None without foreground."""
+    if set(values) <= {0}:
+        return None
+    smallest = np.result_type(*map(np.min_scalar_type, (min(values), max(values))))
+    return _hash(label.astype(smallest, copy=False))
 
 
 def _hash(array: NDArray[np.generic]) -> str:

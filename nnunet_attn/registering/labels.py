@@ -41,7 +41,7 @@ def check_labels(labels: LabelNames, regions_class_order: Sequence[int] | None) 
     """
     made: dict[str, int | list[int]] = {}
     for name, given in labels.items():
-        values = [given] if isinstance(given, int) else list(given)
+        values = [given] if isinstance(given, int) else list(dict.fromkeys(given))
         if not values or any(type(value) is not int or value < 0 for value in values):
             raise InputError(f"label {name!r} is {given!r}; give an integer from 0, or several for a region")
         made[name] = values[0] if len(values) == 1 else values
@@ -57,6 +57,9 @@ def check_labels(labels: LabelNames, regions_class_order: Sequence[int] | None) 
         raise InputError(f'label "{IGNORE}" is {ignored}; nnU-Net wants it to be the highest value, {len(values)}')
     regions = [name for name, given in made.items() if isinstance(given, list)]
     foreground = [name for name in made if name not in (BACKGROUND, IGNORE)]
+    for name in foreground:
+        if 0 in _listed(made[name]):
+            raise InputError(f"label {name!r} holds 0, which is the background: leave 0 out of it")
     if not regions:
         if regions_class_order is not None:
             raise InputError("regions_class_order is given, but no label is a region of several values; leave it out")
@@ -74,6 +77,7 @@ def check_labels(labels: LabelNames, regions_class_order: Sequence[int] | None) 
             f"regions_class_order {_text(regions_class_order)} does not fit; it wants one of the label values for each "
             f"of {', '.join(foreground)}"
         )
+    _check_painting({name: _listed(made[name]) for name in foreground}, regions_class_order)
     return made
 
 
@@ -86,8 +90,8 @@ def label_scheme(
 ) -> LabelScheme:
     """Return what the values that were found become, and the labels of the new data set.
 
-    Without a value map, values that are the labels' own stay; as many other values as there are labels are taken in
-    order; without labels, all values found become 1, 2, 3... in order.
+    Without a value map, values that are the labels' own stay; where none of them is, as many values as there are labels
+    are taken in order; without labels, all values found become 1, 2, 3... in order.
 
     Args:
         found: Value in the source -> names of the cases that have it.
@@ -109,11 +113,9 @@ def label_scheme(
     warnings: list[str] = []
     if value_map is not None:
         mapped = {0: 0, **value_map}
-    elif named is not None:
-        mapped = _map_to_labels(foreground, named, cases)
     else:
-        mapped = _proposed_map(foreground, cases)
-        warnings += _rare_values(mapped, cases)
+        mapped = _proposed_map(foreground, cases) if named is None else _map_to_labels(foreground, named, cases)
+        warnings += _rare_values(mapped, cases, proposed=named is None)
     if named is None:
         targets = sorted({target for source, target in mapped.items() if source != ignore} - {0})
         names = ["foreground"] if len(targets) == 1 else [f"label_{target}" for target in targets]
@@ -137,7 +139,13 @@ def label_scheme(
     unmapped = sorted(value for value in cases if value not in mapped)
     if unmapped:
         raise InputError(_unmapped(unmapped, cases, "label values that neither the labels nor the value map name"))
-    warnings += _unseen(named, {mapped[value] for value in cases})
+    seen = {mapped[value] for value in cases}
+    warnings += _unseen(named, seen)
+    if 0 not in seen:
+        warnings.append(
+            "background (0) is in no case"
+            + "; if the value 0 is background, leave --ignore out, else say by --map which value is" * (ignore == 0)
+        )
     order = None if regions_class_order is None else list(regions_class_order)
     return LabelScheme(named, {value: mapped[value] for value in sorted({0, *cases})}, order, tuple(warnings))
 
@@ -167,6 +175,31 @@ def remapped(array: NDArray[np.integer], value_map: Mapping[int, int]) -> NDArra
     return made
 
 
+def _check_painting(regions: Mapping[str, Sequence[int]], order: Sequence[int]) -> None:
+    """Refuse an order by which nnU-Net would write other regions than it was given.
+
+    It writes each region's value over those before it, so a voxel gets that of the last of its regions.
+    """
+    for (name, values), value in zip(regions.items(), order, strict=True):
+        if value not in values:
+            raise InputError(
+                f"regions_class_order {_text(order)}: {value} stands for {name!r}, which has {_text(values)}; give one "
+                f"value of each of {', '.join(regions)}, in this order"
+            )
+    if len(set(order)) < len(order):
+        raise InputError(f"regions_class_order {_text(order)}: give each region a value of its own")
+    for value in sorted({value for values in regions.values() for value in values}):
+        meant = [name for name, values in regions.items() if value in values]
+        written = [each for name, each in zip(regions, order, strict=True) if name in meant][-1]
+        painted = [name for name, values in regions.items() if written in values]
+        if painted != meant:
+            raise InputError(
+                f"regions_class_order {_text(order)}: the value {value}, which is {' and '.join(meant)}, would be "
+                f"written as {written}, which is {' and '.join(painted)}; name large regions first, and give each "
+                "value that lies in several a region of its own"
+            )
+
+
 def _map_to_labels(
     foreground: Sequence[int], named: Mapping[str, int | list[int]], cases: Mapping[int, Sequence[str]]
 ) -> dict[int, int]:
@@ -174,7 +207,8 @@ def _map_to_labels(
     if set(foreground) <= values:
         return {value: value for value in sorted(values)}
     wanted = sorted(values - {0} - set(_listed(named.get(IGNORE, []))))
-    if len(foreground) == len(wanted) and foreground[0] > 0:
+    # one value that a label has may mean that label: then the others are odd, and not the next ones in order
+    if len(foreground) == len(wanted) and foreground[0] > 0 and not values & set(foreground):
         return {0: 0, **dict(zip(foreground, wanted, strict=True))}
     odd = [value for value in foreground if value not in values]
     raise InputError(_unmapped(odd, cases, "label values that no label has"))
@@ -192,13 +226,17 @@ def _proposed_map(foreground: Sequence[int], cases: Mapping[int, Sequence[str]])
 def _unmapped(values: Sequence[int], cases: Mapping[int, Sequence[str]], why: str) -> str:
     told = "; ".join(f"{value} in {_names(cases[value])}" for value in values[:10])
     more = f"; and {len(values) - 10} more values" if len(values) > 10 else ""
-    return f"{why}: {told}{more}; correct these files, or map or ignore the values"
+    return (
+        f"{why}: {told}{more}; correct these files, or name every value by --map, such as --map={values[0]}=0, or one "
+        "by --ignore"
+    )
 
 
-def _rare_values(mapped: Mapping[int, int], cases: Mapping[int, Sequence[str]]) -> list[str]:
-    """Tell of values that are renumbered and that few cases have: they may be mistakes in these."""
+def _rare_values(mapped: Mapping[int, int], cases: Mapping[int, Sequence[str]], proposed: bool) -> list[str]:
+    """Tell of values that few cases have, and that were renumbered or named by nobody: they may be mistakes there."""
     whole = len({name for names in cases.values() for name in names})
-    rare = [value for value, target in mapped.items() if value != target and len(cases[value]) < 0.5 * whole]
+    guessed = [value for value, target in mapped.items() if value != target or (proposed and value != 0)]
+    rare = [value for value in guessed if len(cases[value]) < 0.5 * whole]
     if not rare:
         return []
     told = "; ".join(f"{value} in {len(cases[value])} ({_names(cases[value])})" for value in rare[:5])

@@ -1,6 +1,7 @@
 """Names of cases: from file names, legal for nnU-Net, each only once."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.registering.model import SourceCase
+from nnunet_attn.registering.model import Registration, SourceCase
 from nnunet_attn.registering.reading import ending_of
 
 SHOWN = 10
@@ -16,6 +17,9 @@ SHOWN = 10
 
 WITHOUT_IMAGE = "; add the image, or leave the label out"
 """What to do about a label without image."""
+
+LONGEST_CASE, LONGEST_NAME = 240, 120
+"""Bytes of a case's and of a data set's name. File systems take 255 with `_0000.nii.gz`, or what is around them."""
 
 _LABEL_WORDS = "segmentation|seg|masks?|labels?|gt|ground_?truth|manual|annotation|anno|contours?"
 _LABEL_SUFFIX = re.compile(rf"(.+?)[_\-. ](?:{_LABEL_WORDS})", re.IGNORECASE)
@@ -40,19 +44,68 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
+class LeftOut:
+    """Names of cases to leave out, as they are called in the source or in the new data set.
+
+    It remembers which cases it dropped, so that a name of no case can be told.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._wanted = {legal_name(name): name for name in names}
+        self._dropped: set[str] = set()
+
+    def names(self, case: str) -> bool:
+        """Tell whether a case of this name is to be left out."""
+        return legal_name(case) in self._wanted
+
+    def drops(self, case: str) -> bool:
+        """Tell whether the case of this name is left out, and remember that it was there."""
+        if self.names(case):
+            self._dropped.add(legal_name(case))
+        return self.names(case)
+
+    def kept(self, cases: Sequence[SourceCase]) -> tuple[SourceCase, ...]:
+        """Return the cases that are not left out.
+
+        Raises:
+            InputError: If a name is neither of these nor was dropped before, or nothing is kept.
+        """
+        left = tuple(case for case in cases if not self.drops(case.case))
+        known = min((legal_name(case.case) for case in cases), default="")
+        refuse(
+            "names",
+            [
+                f"{given!r} of --leave-out is no case" + (f"; cases are called as {known!r}" if known else "")
+                for name, given in self._wanted.items()
+                if name not in self._dropped
+            ],
+        )
+        if self._dropped and not left:
+            raise InputError("--leave-out names every case: keep some")
+        return left
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things, in words: `1 case`, `2 cases`."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def stem(name: str) -> str:
-    """Return a file's name without the ending of an image: `a.1.nii.gz` -> `a.1`; other names as they are."""
-    return name[: len(name) - len(ending_of(Path(name)) or "")]
+    """Return a file's name without the ending of an image: `a.1.nii.gz` -> `a.1`; accents as one letter each (NFC).
+
+    Some systems store them as two, so that what looks the same, such as an image's and its label's name, differs.
+    """
+    return unicodedata.normalize("NFC", name[: len(name) - len(ending_of(Path(name)) or "")])
 
 
 def is_image_name(name: str) -> bool:
     """Tell whether a file of this name may be an image, by its ending."""
-    return stem(name) != name
+    return ending_of(Path(name)) is not None
 
 
 def legal_name(name: str) -> str:
     """Return the name that a case gets: letters, digits, `_`, `-` and `.`; all else becomes `_`."""
-    return re.sub(r"[^\w.\-]+", "_", name.strip()).lstrip(".")
+    return re.sub(r"[^\w.\-]+", "_", unicodedata.normalize("NFC", name).strip()).lstrip(".")
 
 
 def finished(
@@ -60,14 +113,17 @@ def finished(
     channel_names: tuple[str, ...] | None = None,
     splits: bool = False,
     notes: Iterable[str] = (),
+    left_out: LeftOut | None = None,
 ) -> Found:
-    """Give cases their legal names, in order.
+    """Give cases their legal names, in order, without those that are left out.
 
     Raises:
-        InputError: If there are none, or two would have the same name.
+        InputError: If there are none, two would have the same name, or one that is to be left out is not there.
     """
     given = list(cases)
+    left_out = left_out or LeftOut()
     if not given:
+        left_out.kept(())
         raise InputError("there are no cases to register: name a source that holds some")
     renamed = [replace(case, case=legal_name(case.case)) for case in given]
     counts = Counter(case.case for case in renamed)
@@ -83,12 +139,15 @@ def finished(
         {old.case: f"{old.case!r} ({old.images[0]}) has no letter or digit in its name" for old in nameless}
     )
     refuse("cases", list(problems.values()))
+    kept = left_out.kept(renamed)
     changed = [(old.case, new.case) for old, new in zip(given, renamed, strict=True) if old.case != new.case]
     told = list(notes)
     if changed:
         some = ", ".join(f"{old!r} -> {new!r}" for old, new in changed[:3])
-        told.append(f"names of {len(changed)} cases were made legal for nnU-Net: {some}" + ", ..." * (len(changed) > 3))
-    return Found(tuple(sorted(renamed, key=lambda case: case.case)), channel_names, splits, tuple(told))
+        told.append(
+            f"made legal for nnU-Net: {counted(len(changed), 'name')} of cases, {some}" + ", ..." * (len(changed) > 3)
+        )
+    return Found(tuple(sorted(kept, key=lambda case: case.case)), channel_names, splits, tuple(told))
 
 
 def refuse(what: str, problems: Sequence[str]) -> None:
@@ -107,6 +166,28 @@ def refuse(what: str, problems: Sequence[str]) -> None:
     raise InputError(f"{len(problems)} {what} are refused:{''.join(lines)}")
 
 
+def check_lengths(request: Registration) -> None:
+    """Refuse names that no file system would take with all that is put around them.
+
+    Raises:
+        InputError: If the data set's name or that of a case is too long.
+    """
+    if len(request.name.encode()) > LONGEST_NAME:
+        raise InputError(
+            f"the data set's name has {len(request.name.encode())} bytes ({request.name[:40]}...); give one of "
+            f"{LONGEST_NAME} at most"
+        )
+    refuse(
+        "cases",
+        [
+            f"{case.case[:40]}...: the case's name has {len(case.case.encode())} bytes; rename it to have "
+            f"{LONGEST_CASE} at most"
+            for case in request.cases
+            if len(case.case.encode()) > LONGEST_CASE
+        ],
+    )
+
+
 def held_out(value: str, where: str) -> bool:
     """Tell whether a word such as `train` or `test` holds a case out.
 
@@ -122,6 +203,12 @@ def held_out(value: str, where: str) -> bool:
     raise InputError(f"{where}: the split {value!r} is neither train nor test; {remedy}")
 
 
+def label_names(name: str) -> tuple[str, ...]:
+    """Return what the case of a label of this name may be called: the same, or that without a suffix such as `_seg`."""
+    shorter = _LABEL_SUFFIX.fullmatch(name)
+    return (name, shorter[1]) if shorter else (name,)
+
+
 def matched_labels(cases: Collection[str], labels: Mapping[str, Path]) -> dict[str, list[Path]]:
     """Return the labels of each case: of its own name, or of its name with a suffix such as `_seg` or `-label`.
 
@@ -131,8 +218,7 @@ def matched_labels(cases: Collection[str], labels: Mapping[str, Path]) -> dict[s
     """
     found: dict[str, list[Path]] = {}
     for name, file in labels.items():
-        shorter = _LABEL_SUFFIX.fullmatch(name)
-        case = name if name in cases else shorter[1] if shorter and shorter[1] in cases else None
+        case = next((each for each in label_names(name) if each in cases), None)
         if case is not None:
             found.setdefault(case, []).append(file)
     return found

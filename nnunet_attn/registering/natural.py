@@ -16,6 +16,10 @@ from nnunet_attn.errors import InputError
 from nnunet_attn.registering.geometry import Grid
 from nnunet_attn.registering.picture import Picture
 
+TURNED = "it is to be shown turned or mirrored (EXIF orientation), but taken as it is stored, by nnU-Net too"
+
+_ORIENTATION = 274  # number of the tag, in EXIF and in TIFF
+
 
 def read_natural(path: Path, form: str, as_label: bool) -> Picture:
     """Read a 2D image of PNG, BMP or JPEG; of a palette the colours, or the numbers if it is a label."""
@@ -32,6 +36,7 @@ def read_natural(path: Path, form: str, as_label: bool) -> Picture:
             raise InputError(f"{path} holds {getattr(image, 'n_frames', 1)} images; give one file an image")
         image.load()
         mode = image.mode
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
         if mode == "P" and not as_label:
             array = np.array(image.convert("RGB"))
             array = array[..., 0] if (array == array[..., :1]).all() else array
@@ -44,14 +49,14 @@ def read_natural(path: Path, form: str, as_label: bool) -> Picture:
     if array.dtype == np.int32:  # how Pillow holds some 16-bit images
         array = array.astype(np.uint16)
     array = np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]
-    return _channels(array, plain=mode in ("L", "I;16", "I", "RGB"))
+    return _channels(array, plain=mode in ("L", "I;16", "I", "RGB"), turned=turned)
 
 
-def _channels(array: NDArray[Any], plain: bool) -> Picture:
+def _channels(array: NDArray[Any], plain: bool, turned: bool = False) -> Picture:
     """Return a natural image without its alpha channel."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = (TURNED,) if turned else ()
     if len(array) in (2, 4):
-        array, plain, notes = array[:-1], False, ("its alpha channel was left out",)
+        array, plain, notes = array[:-1], False, (*notes, "its alpha channel was left out")
     return Picture(np.ascontiguousarray(array), None, plain, colour=len(array) == 3, notes=notes)
 
 
@@ -68,12 +73,13 @@ def read_tiff(path: Path) -> Picture:
         axes, array = series.axes, series.asarray()
         # JPEG inside of TIFF is decoded from luma and chroma to colours
         coloured = series.keyframe.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
+        turned = series.keyframe.tags.valueof(_ORIENTATION, 1) != 1
     if axes == "YX":
-        return _channels(array[None], plain=True)
+        return _channels(array[None], plain=True, turned=turned)
     if axes in ("YXS", "SYX", "CYX"):
         channels = np.moveaxis(array, -1, 0) if axes == "YXS" else array
         if coloured:
-            return _channels(channels, plain=axes == "YXS")
+            return _channels(channels, plain=axes == "YXS", turned=turned)
         return Picture(np.ascontiguousarray(channels), None, plain=False)
     if axes in ("ZYX", "IYX", "QYX"):
         return Picture(array[None], _stack_grid(path, array.shape), plain=True)

@@ -12,6 +12,8 @@ from nnunet_attn.registering.model import SourceCase
 from nnunet_attn.registering.naming import (
     WITHOUT_IMAGE,
     Found,
+    LeftOut,
+    counted,
     finished,
     held_out,
     is_image_name,
@@ -31,6 +33,7 @@ def from_pattern(
     labels: str | None = None,
     channels: Sequence[str] | None = None,
     case_name: str = "{case}",
+    leave_out: Sequence[str] = (),
 ) -> Found:
     """Find the cases of all files, or folders of a DICOM series, that fit a pattern: `data/{case}/{channel}.mha`.
 
@@ -42,6 +45,7 @@ def from_pattern(
         labels: Pattern of the labels, with the groups that name a case. What fits it is no image.
         channels: Names of the channels in their order, or `VALUE=NAME` for each value of `{channel}`.
         case_name: Name of a case, from the groups; for example `{patient}_{case}` where numbers start anew.
+        leave_out: Cases that are not wanted; they may lack a channel, their label or their image.
     Raises:
         InputError: If a pattern is wrong or nothing fits it, two files are the same image of a case, cases differ in
             channels, or a label fits no image.
@@ -52,11 +56,12 @@ def from_pattern(
             f"--case-name {case_name!r}: it is made of groups of the pattern, such as {{patient}}_{{case}}"
         )
     notes: list[str] = []
+    left_out = LeftOut(leave_out)
     marks: dict[str, Path] = {}
     if labels is not None:
         for file, groups in _fitting(labels, needed, "--label-pattern", notes):
             name = _named(case_name, groups)
-            if name in marks:
+            if name in marks and not left_out.names(name):
                 raise InputError(f"{name}: {marks[name]} and {file} both fit --label-pattern; {_TELL_APART}")
             marks[name] = file
     taken = {os.path.abspath(file) for file in marks.values()}
@@ -67,12 +72,15 @@ def from_pattern(
             continue
         name, channel = _named(case_name, groups), groups.pop("channel", "")
         other = images.setdefault(name, {}).setdefault(channel, file)
+        if left_out.names(name):
+            continue
         if other != file:
             raise InputError(f"{name}: {other} and {file} are both its image {channel}".rstrip() + f"; {_TELL_APART}")
         if known.setdefault(name, groups) != groups:
             raise InputError(f"{name}: its files differ in patient, site or split, such as {file}; {_TELL_APART}")
     if not images:
         raise InputError(f"all files that fit --pattern {pattern!r} are labels: name the images by another pattern")
+    images = {name: files for name, files in images.items() if not left_out.drops(name)}
     values = sorted({channel for files in images.values() for channel in files})
     order, names = ordered_channels(values, channels, "{channel} of --pattern")
     problems = [
@@ -82,7 +90,9 @@ def from_pattern(
         if channel not in files
     ]
     problems += [
-        f"{file} is a label without image{WITHOUT_IMAGE}" for name, file in marks.items() if name not in images
+        f"{file} is a label without image{WITHOUT_IMAGE}"
+        for name, file in marks.items()
+        if name not in images and not left_out.drops(name)
     ]
     refuse("cases", problems)
     cases = [
@@ -96,7 +106,7 @@ def from_pattern(
         )
         for name, files in images.items()
     ]
-    return finished(cases, names, any("split" in groups for groups in known.values()), notes)
+    return finished(cases, names, any("split" in groups for groups in known.values()), notes, left_out)
 
 
 def _named(case_name: str, groups: Mapping[str, str]) -> str:
@@ -131,7 +141,7 @@ def _fitting(pattern: str, needed: Collection[str], flag: str, notes: list[str])
         but = f", but {others[0]}, which is of no known ending" if others else ""
         raise InputError(f"no file fits {flag} {pattern!r}{but}; quote it, and look at its folders and ending")
     if others:
-        notes.append(f"{len(others)} files that fit {flag} are no images and were left out, such as {others[0]}")
+        notes.append(f"left out as no images: {counted(len(others), 'file')} that fit {flag}, such as {others[0]}")
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.registering.checks import check_request, same_images
+from nnunet_attn.registering.checks import check_request, same_images, same_labels
 from nnunet_attn.registering.describing import described, remarks
 from nnunet_attn.registering.forms import (
     NATURAL_READER,
@@ -21,7 +21,7 @@ from nnunet_attn.registering.geometry import Grid
 from nnunet_attn.registering.inspecting import CaseFacts, ImageFacts, LabelFacts, inspect_case
 from nnunet_attn.registering.labels import LabelScheme, label_scheme
 from nnunet_attn.registering.model import MadeLabel, Registration, SourceCase
-from nnunet_attn.registering.naming import refuse
+from nnunet_attn.registering.naming import check_lengths, counted, refuse
 from nnunet_attn.registering.workers import processes_for, run_all
 
 Progress = Callable[[str, int, int], None]
@@ -124,10 +124,12 @@ def plan_registration(request: Registration, processes: int = 4, progress: Progr
     if processes < 1:
         raise InputError(f"processes={processes}: give 1 or more")
     check_request(request)
+    check_lengths(request)
     facts = _read_all(request, processes, progress)
     scheme = _accepted(request, facts)
     warnings = [
         *same_images(facts, {case.case: case.test for case in request.cases}),
+        *same_labels(facts),
         *(() if scheme is None else scheme.warnings),
     ]
     form = choose_form(request.file_ending, request.cases, facts)
@@ -194,13 +196,15 @@ def _odd_ones(facts: Sequence[CaseFacts], channel_names: Sequence[str] | None) -
     most = Counter(counts.values()).most_common(1)[0][0]
     if channel_names is not None and len(set(counts.values())) == 1 and most != len(channel_names):
         raise InputError(
-            f"{len(channel_names)} channel names ({', '.join(channel_names)}), but every case has {most} channels; "
-            "give one name a channel"
+            f"{counted(len(channel_names), 'channel name')} ({', '.join(channel_names)}), but every case has "
+            f"{counted(most, 'channel')}; give one name a channel"
         )
     wanted = most if channel_names is None else len(channel_names)
     told = f"most have {most}" if channel_names is None else f"names are given for {wanted}"
     odd += [
-        f"{case} has {count} channels, {told}; add or remove files" for case, count in counts.items() if count != wanted
+        f"{case} has {counted(count, 'channel')}, {told}; add or remove files"
+        for case, count in counts.items()
+        if count != wanted
     ]
     return odd
 

@@ -6,9 +6,8 @@ Arrays have their channels first: (c z y x), or (c y x) in 2D. Every failure is 
 import gzip
 import math
 import os
-import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.registering.dicom import read_dicom, read_series
+from nnunet_attn.registering.faults import check_path, reason
 from nnunet_attn.registering.geometry import SMALL_DIRECTION, Grid
 from nnunet_attn.registering.metaimage import check_metaimage
 from nnunet_attn.registering.natural import read_natural, read_tiff
@@ -37,8 +38,6 @@ NATURAL_FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"
 FORMATS = {**VOLUME_FORMATS, **NATURAL_FORMATS}
 """Ending of a file in small letters -> name of its format."""
 
-# A step between slices that is so much longer or shorter than the others is a missing or a doubled slice.
-_UNEVEN_STEP = 0.1
 _BLOCK = 1 << 20
 NOT_FINITE = "values that are not finite (NaN or infinite) are read as 0, by nnU-Net too"
 
@@ -75,6 +74,7 @@ def read_picture(path: Path, as_label: bool = False, channels_in_file: bool = Fa
     Raises:
         InputError: If it cannot be read, or is not one image of two or three axes.
     """
+    check_path(path)
     form = format_of(path)
     try:
         with _quiet():
@@ -85,13 +85,15 @@ def read_picture(path: Path, as_label: bool = False, channels_in_file: bool = Fa
             elif form in NATURAL_FORMATS.values():
                 picture = read_natural(path, form, as_label)
             elif path.is_dir():
-                picture = _read_series(path)
+                picture = read_series(path)
+            elif ending_of(path) == ".dcm" and not channels_in_file:
+                picture = read_dicom(path)
             else:
                 picture = _read_volume(path, channels_in_file)
     except InputError:
         raise
     except Exception as error:  # damaged files make readers raise anything
-        raise InputError(f"{path} cannot be read ({_reason(error)}); replace it or leave out the case") from error
+        raise InputError(f"{path} cannot be read ({reason(error)}); replace it or leave out the case") from error
     grid = picture.grid
     if grid is not None and not np.isfinite([*grid.spacing, *grid.origin, *grid.direction]).all():
         raise InputError(f"{path}: the place in space in its header is not finite (NaN or infinite); write a right one")
@@ -149,17 +151,6 @@ def _quiet() -> Iterator[None]:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
-def _reason(error: Exception) -> str:
-    """Return the line of a message that says most: the last; ITK puts its place in the source code before."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and lines[-1].startswith("Reason:"):  # of MetaImage, which takes a short file for a missing one
-        return "it is damaged, cut short, or a file that it names is missing"
-    said = re.sub(r"^.*ITK ERROR: (\w+\(0x[0-9a-f]+\): )?", "", lines[-1]) if lines else ""
-    return (said or type(error).__name__).rstrip(".;: ")
-
-
 def _read_volume(path: Path, channels_in_file: bool) -> Picture:
     notes: tuple[str, ...] = ()
     if FORMATS[ending_of(path) or ""] == "NIfTI" and not _check_nifti(path):
@@ -190,9 +181,6 @@ def _read_volume(path: Path, channels_in_file: bool) -> Picture:
     array = sitk.GetArrayViewFromImage(image)
     array = np.moveaxis(array, -1, 0) if components > 1 else array[None]
     array = _real(np.array(array), path)  # a copy, since a view does not keep its image
-    if ending_of(path) == ".dcm":
-        modality = image.GetMetaData("0008|0060").strip() if image.HasMetaDataKey("0008|0060") else None
-        return _flat(Picture(array, grid, plain=False, modality=modality))
     return Picture(array, grid, plain=components == 1, notes=notes)
 
 
@@ -218,7 +206,7 @@ def _check_nifti(path: Path) -> bool:
                     finite = finite and bool(np.isfinite(numbers).all())
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{path} is damaged or cut short (gzip: {_reason(error)}); replace it or leave out the case"
+            f"{path} is damaged or cut short (gzip: {reason(error)}); replace it or leave out the case"
         ) from error
     wanted = offset + math.prod(image.shape) * dtype.itemsize
     if length < wanted:
@@ -232,15 +220,6 @@ def _real(array: NDArray[Any], path: Path) -> NDArray[Any]:
     if np.iscomplexobj(array):
         raise InputError(f"{path} has complex values; give their magnitude")
     return array
-
-
-def _flat(picture: Picture) -> Picture:
-    """Return a DICOM image of one slice, such as a radiograph, as 2D; any other as it is."""
-    grid = picture.grid
-    if grid is None or len(grid.size) != 3 or grid.size[2] != 1:
-        return picture
-    flat = Grid(grid.size[:2], grid.spacing[:2], (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
-    return replace(picture, array=picture.array[:, 0], grid=flat)
 
 
 def _read_sheared(path: Path) -> Picture:
@@ -267,53 +246,3 @@ def _read_sheared(path: Path) -> Picture:
     array = np.asanyarray(image.dataobj).transpose(2, 1, 0)[None]
     grid = Grid(tuple(int(n) for n in image.shape), numbers[0], numbers[1], numbers[2])
     return Picture(np.ascontiguousarray(array), grid, plain=False, mended=True)
-
-
-def _read_series(folder: Path) -> Picture:
-    uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not uids:
-        raise InputError(f"{folder} holds no DICOM series that can be read; name the folder its files lie in")
-    if len(uids) > 1:
-        raise InputError(
-            f"{folder} holds {len(uids)} DICOM series ({', '.join(uids)}); put each in a folder of its own"
-        )
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uids[0])
-    modality = _check_slices(folder, files)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    image = reader.Execute()
-    if image.GetDimension() != 3:
-        raise InputError(
-            f"{folder}: a DICOM series of {image.GetDimension()} axes; convert it to NIfTI, one 3D image each"
-        )
-    array = sitk.GetArrayFromImage(image)
-    array = np.moveaxis(array, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else array[None]
-    return _flat(Picture(array, Grid.of(image), plain=False, modality=modality))
-
-
-def _check_slices(folder: Path, files: Sequence[str]) -> str | None:
-    """Check that the slices of a series follow each other evenly, and return the modality."""
-    reader = sitk.ImageFileReader()
-    places: list[float] = []
-    modality = None
-    for file in files:
-        reader.SetFileName(file)
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise InputError(f"{file} cannot be read as DICOM ({_reason(error)}); replace it") from error
-        if reader.HasMetaDataKey("0008|0060"):
-            modality = reader.GetMetaData("0008|0060").strip() or None
-        if reader.GetDimension() == 3 and reader.HasMetaDataKey("0020|0032"):
-            normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
-            places.append(float(normal @ reader.GetOrigin()))
-    if len(files) > 2 and len(places) == len(files):
-        steps = np.diff(sorted(places))
-        middle = float(np.median(steps))
-        uneven = np.abs(steps - middle) > _UNEVEN_STEP * middle
-        if uneven.any():
-            raise InputError(
-                f"{folder}: slices are {middle:.4g} mm apart, but {int(uneven.sum())} of the steps are not, such as "
-                f"{steps[uneven][0]:.4g} mm; add the missing slices, or remove those that are there twice"
-            )
-    return modality

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_attn.datasets.pseudo_labels import ENTRY
 from nnunet_attn.registering.model import MadeLabel
+from nnunet_attn.registering.naming import counted
 from nnunet_attn.registering.plan import PlannedCase, RegistrationPlan
 from nnunet_attn.registering.propose import channel_lines, label_values, proposals
 
@@ -42,13 +43,13 @@ def summary_text(plan: RegistrationPlan, raw_folder: Path) -> Iterator[str]:
     channels = len(plan.dataset_json["channel_names"])
     yield (
         f"{raw_folder / plan.folder_name}: {counts(plan)}; {plan.spatial_dims}D, "
-        f"{channels} channel{'s' * (channels > 1)}, {_size(plan.total_bytes)} to write, read by {plan.reader}"
+        f"{counted(channels, 'channel')}, {_size(plan.total_bytes)} to write, read by {plan.reader}"
     )
     yield from channel_lines(plan)
     yield from _label_text(plan)
     for action, number in Counter(action for case in plan.cases for action in case.actions).most_common():
         named = [case.source.case for case in plan.cases if action in case.actions]
-        which = "all cases" if number == len(plan.cases) else f"{number} case{'s' * (number > 1)}: {_some(named)}"
+        which = "all cases" if number == len(plan.cases) else f"{counted(number, 'case')}: {_some(named)}"
         yield f"{action}: {which}"
     for note in (*plan.request.notes, *proposals(plan)):
         yield f"note: {note}"
@@ -56,7 +57,7 @@ def summary_text(plan: RegistrationPlan, raw_folder: Path) -> Iterator[str]:
         yield f"warning: {warning}"
     trained = sum(not case.source.test for case in plan.cases)
     if trained < FEWEST and not plan.request.unlabeled:
-        yield f"warning: {trained} cases for training; nnU-Net's five folds need {FEWEST}: train on fold all"
+        yield f"warning: {counted(trained, 'case')} for training; nnU-Net's five folds need {FEWEST}: train on fold all"
 
 
 def done_text(plan: RegistrationPlan, folder: Path) -> Iterator[str]:
@@ -82,7 +83,7 @@ def counts(plan: RegistrationPlan) -> str:
     tested = sum(case.source.test for case in plan.cases)
     trained = len(plan.cases) - tested
     purpose = "pre-training" if plan.request.unlabeled else "training"
-    return f"{trained} case{'s' * (trained != 1)} for {purpose}" + (f", {tested} held out" if tested else "")
+    return f"{counted(trained, 'case')} for {purpose}" + (f", {tested} held out" if tested else "")
 
 
 def _label_text(plan: RegistrationPlan) -> Iterator[str]:
@@ -101,7 +102,7 @@ def _label_text(plan: RegistrationPlan) -> Iterator[str]:
 def _case_table(cases: Sequence[PlannedCase], everything: bool) -> Iterator[str]:
     shown = cases if everything else cases[:SHOWN]
     files = [file for case in cases for file in _files(case)]
-    root = Path(os.path.commonpath([file.parent.absolute() for file in files])) if files else Path()
+    root = _shared_folder(files)
     optional = [name for name in ("patient", "site") if any(getattr(case.source, name) for case in cases)]
     rows = [["case", "for", *optional, "images", "label", "what is done"]]
     for case in shown:
@@ -117,7 +118,7 @@ def _case_table(cases: Sequence[PlannedCase], everything: bool) -> Iterator[str]
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    yield f"Cases, with files below {root}:"
+    yield "Cases:" if root is None else f"Cases, with files below {root}:"
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     if len(shown) < len(cases):
@@ -130,7 +131,14 @@ def _files(case: PlannedCase) -> list[Path]:
     return [*case.source.images, *made_from]
 
 
-def _label(label: Path | MadeLabel | None, root: Path) -> str:
+def _shared_folder(files: Sequence[Path]) -> Path | None:
+    try:
+        return Path(os.path.commonpath([file.parent.absolute() for file in files]))
+    except ValueError:  # there are no files, or they are on several drives
+        return None
+
+
+def _label(label: Path | MadeLabel | None, root: Path | None) -> str:
     if label is None:
         return "-"
     files = [label] if isinstance(label, Path) else list(label.files)
@@ -138,8 +146,8 @@ def _label(label: Path | MadeLabel | None, root: Path) -> str:
     return (_below(files[0], root) if files else "made") + more
 
 
-def _below(file: Path, root: Path) -> str:
-    return str(file.absolute().relative_to(root))
+def _below(file: Path, root: Path | None) -> str:
+    return str(file.absolute() if root is None else file.absolute().relative_to(root))
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

@@ -8,14 +8,16 @@ from pathlib import Path
 from nnunet_attn.errors import InputError
 from nnunet_attn.registering.folders import series_folder
 from nnunet_attn.registering.model import SourceCase
-from nnunet_attn.registering.naming import Found, finished, held_out, ordered_channels, refuse, stem
+from nnunet_attn.registering.naming import Found, LeftOut, counted, finished, held_out, ordered_channels, refuse, stem
 
 IMAGE = "image"
 OTHERS = ("label", "case", "patient", "site", "split")
 """Columns beside those of the images, `image` or `image_0000`, `image_0001` or `image_NAME`."""
 
 
-def from_csv(file: Path, channels: Sequence[str] | None = None, labels_needed: bool = True) -> Found:
+def from_csv(
+    file: Path, channels: Sequence[str] | None = None, labels_needed: bool = True, leave_out: Sequence[str] = ()
+) -> Found:
     """Read the cases of a table with a line of column names.
 
     Columns: `image`, or one for each channel, `image_0000`, `image_0001`, ... or `image_<name of the channel>`; and
@@ -27,6 +29,7 @@ def from_csv(file: Path, channels: Sequence[str] | None = None, labels_needed: b
         file: Table in UTF-8, with commas, semicolons or tabs between its columns.
         channels: Names of the channels in their order, or `VALUE=NAME` for each column `image_VALUE`.
         labels_needed: Whether a label may be empty only where the column split says test.
+        leave_out: Cases that are not wanted; their lines may have empty cells and name files that are not there.
     Raises:
         InputError: If the table cannot be read, or lines of it are wrong; it names them by number.
     """
@@ -42,10 +45,15 @@ def from_csv(file: Path, channels: Sequence[str] | None = None, labels_needed: b
     problems: list[str] = []
     cases: list[SourceCase] = []
     seen: dict[object, int] = {}
+    left_out = LeftOut(leave_out)
+    image_columns = [_column(value) for value in order]
     for line, cells in rows:
         wrong: list[str] = []
+        row = dict(zip(columns, cells, strict=True))
+        if left_out.drops(_name(row, image_columns)):
+            continue
         try:
-            case = _case(file.parent, dict(zip(columns, cells, strict=True)), [_column(value) for value in order])
+            case = _case(file.parent, row, image_columns)
             if "label" in columns and case.label is None and labels_needed and not case.test:
                 raise ValueError("the column label is empty; fill it in, or take the line out")
         except ValueError as error:
@@ -58,7 +66,7 @@ def from_csv(file: Path, channels: Sequence[str] | None = None, labels_needed: b
             cases.append(case)
         problems += [f"{file}, line {line}: {text}" for text in wrong]
     refuse("lines", problems)
-    return finished(cases, names, splits="split" in columns)
+    return finished(cases, names, splits="split" in columns, left_out=left_out)
 
 
 def _case(folder: Path, row: dict[str, str], image_columns: Sequence[str]) -> SourceCase:
@@ -72,12 +80,13 @@ def _case(folder: Path, row: dict[str, str], image_columns: Sequence[str]) -> So
         raise ValueError(f"the column {empty[0]} is empty; fill it in, or take the line out")
     images = tuple(_path(folder, row[column], column) for column in image_columns)
     label = _path(folder, row["label"], "label") if row.get("label") else None
-    name = row.get("case")
-    if name is None:
-        name = Path(row[image_columns[0]]).name
-        name = stem(name).removesuffix("_0000")
+    name = _name(row, image_columns)
     test = "split" in row and held_out(row["split"], "column split")
     return SourceCase(name, images, label, row.get("patient"), row.get("site"), test)
+
+
+def _name(row: dict[str, str], image_columns: Sequence[str]) -> str:
+    return row["case"] if "case" in row else stem(Path(row[image_columns[0]]).name).removesuffix("_0000")
 
 
 def _path(folder: Path, cell: str, column: str) -> Path:
@@ -119,8 +128,8 @@ def _rows(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     refuse(
         "lines",
         [
-            f"{file}, line {line}: it has {len(cells)} cells, the line of column names {len(columns)}; look for "
-            "separators in names, which need quotation marks"
+            f"{file}, line {line}: it has {counted(len(cells), 'cell')}, the line of column names {len(columns)}; look "
+            "for separators in names, which need quotation marks"
             for line, cells in rows
             if len(cells) != len(columns)
         ],

@@ -38,7 +38,7 @@ def run_all(
         processes: 1 for this process alone.
         on_done: Called with the number of jobs done.
     Raises:
-        InputError: If a process was ended from outside.
+        InputError: If a process was ended from outside, or the caller is a script that does its work on import too.
     """
     if processes < 2:
         results = []
@@ -56,7 +56,8 @@ def run_all(
         return [future.result() for future in futures]
     except BrokenProcessPool as error:
         raise InputError(
-            "a process was ended from outside, most often for want of memory; give fewer processes: -np 1"
+            "a process was ended from outside, most often for want of memory: give fewer processes, -np 1; or a script "
+            'of your own calls this on import too: put the call below `if __name__ == "__main__":`'
         ) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:

@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.paths import NNUNET_FOLDERS, make_folder
@@ -22,6 +23,7 @@ from nnunet_attn.registering.plan import PlannedCase, Progress, RegistrationPlan
 from nnunet_attn.registering.workers import processes_for, run_all
 
 _PREFIX = ".register-"
+_LOCK = ".lock"
 
 
 def check_target(raw_folder: Path, dataset_id: int, name: str) -> Path:
@@ -122,10 +124,17 @@ def _check_room(plan: RegistrationPlan, raw_folder: Path) -> None:
 
 @contextmanager
 def _temporary(raw_folder: Path, name: str) -> Iterator[Path]:
-    """Make a folder that is gone at the end; its name says who writes there, for the next run to clean up after."""
+    """Make a folder that is gone at the end; its name says who writes there, for the next run to clean up after.
+
+    A file in it is locked meanwhile: containers that share a folder and a host's name count processes apart.
+    """
     prefix = f"{_PREFIX}{name}-{_host()}-{os.getpid()}-"
     try:
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=raw_folder, ignore_cleanup_errors=True) as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix=prefix, dir=raw_folder, ignore_cleanup_errors=True) as folder,
+            (Path(folder) / _LOCK).open("wb") as lock,
+        ):
+            _lock(lock)
             yield Path(folder)
     except OSError as error:
         raise InputError(f"{raw_folder} cannot be written to ({error.strerror or error}); nothing was made") from error
@@ -135,8 +144,30 @@ def _remove_leftovers(raw_folder: Path, name: str) -> None:
     """Remove what earlier runs of this data set left on this machine when they were killed."""
     for folder in raw_folder.glob(f"{_PREFIX}{name}-{_host()}-*"):
         found = re.match(r"(\d+)-", folder.name.removeprefix(f"{_PREFIX}{name}-{_host()}-"))
-        if found is not None and not _runs(int(found[1])):
+        if found is not None and not _runs(int(found[1])) and not _locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed, or this process ends; False if another process holds it, or it cannot be."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # some network file systems know no locks
+        return False
+    return True
+
+
+def _locked(folder: Path) -> bool:
+    """Tell whether a process, in whatever container, may still write to a temporary folder."""
+    try:
+        with (folder / _LOCK).open("rb") as file:
+            return not _lock(file)
+    except OSError:  # it was just made, or this user may not look into it
+        return True
 
 
 def _runs(process: int) -> bool:

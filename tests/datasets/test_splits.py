@@ -1,14 +1,18 @@
 """The command `splits`: what it writes where, what it never changes, and what it refuses."""
 
 import json
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nnunet_attn.cli import main
+from nnunet_attn.datasets import splits_files
 from nnunet_attn.datasets.splits import add_cross_validation, add_reduced_splits, add_repeated_splits
-from nnunet_attn.datasets.splits_files import RECORD_FILE, SPLITS_FILE
+from nnunet_attn.datasets.splits_files import RECORD_FILE, SPLITS_FILE, drawn_folds
 from nnunet_attn.datasets.splits_folds import cross_validation
 from nnunet_attn.errors import InputError
 from tests.made.splits import CASES, DATASET, IDENTIFIERS, contents, nnunets_split, read, write_raw
@@ -167,8 +171,8 @@ OLD_ENTRY = '{"labels": 5, "training": 4, "validation": 1, "seed": 0, "fold": "5
         (SPLITS_FILE, '[{"train": ["case_00", "gone"], "val": ["case_01"]}]', "fold 0 names gone, which is not among"),
         (SPLITS_FILE, '[{"train": ["case_00"], "val": ["case_01"]}]', "there are 2 cases to choose from"),
         (RECORD_FILE, "{", "cannot be read as JSON"),
-        (RECORD_FILE, '{"folds": [{"labels": 5}]}', "not what this command writes; remove it"),
-        (RECORD_FILE, '{"folds": [' + OLD_ENTRY + "]}", "not what this command writes; remove it"),
+        (RECORD_FILE, '{"folds": [{"labels": 5}]}', "not what nnunet-attn splits writes; remove it"),
+        (RECORD_FILE, '{"folds": [' + OLD_ENTRY + "]}", "not what nnunet-attn splits writes; remove it"),
         ("nnUNetPlans.json", "{", "cannot be read as JSON"),
         ("nnUNetPlans.json", "{}", "has no preprocessed cases; run: nnUNetv2_plan_and_preprocess"),
     ],
@@ -224,6 +228,38 @@ def test_a_failed_write_leaves_the_file(folder: Path, monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match=r"cannot write .*splits_final\.json.*No space left"):
         add_reduced_splits("7", [5], 0)
     assert contents(folder) == before
+
+
+def test_folds_that_are_random_draws_are_told_from_parts_of_a_cross_validation(folder: Path) -> None:
+    assert drawn_folds(folder, range(9)) == ()
+    add_cross_validation("7")
+    add_repeated_splits("7", 3, 12, 6, 0)
+    add_reduced_splits("7", [5], 0)
+    assert drawn_folds(folder, range(9)) == (5, 6, 7, 8) and drawn_folds(folder, (0, 6, 99)) == (6,)
+    splits = read(folder)
+    splits[6]["val"].pop()
+    (folder / SPLITS_FILE).write_text(json.dumps(splits))
+    assert drawn_folds(folder, range(9)) == (5, 7, 8), "another fold than the one that was drawn"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+def test_two_runs_at_once_both_add_their_folds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nnunets_split(folder, 0)
+    write, began, threads = splits_files._write, threading.Event(), []
+
+    def slow(*arguments: Any) -> None:
+        if not began.is_set():  # the first run has read the file: now another one begins
+            began.set()
+            threads.append(threading.Thread(target=add_repeated_splits, args=("7", 2, 12, 6, 1)))
+            threads[0].start()
+            threads[0].join(0.3)
+        write(*arguments)
+
+    monkeypatch.setattr(splits_files, "_write", slow)
+    add_repeated_splits("7", 3, 12, 6, 0)
+    threads[0].join(10)
+    assert len(read(folder)) == 5 + 3 + 2
+    assert [each["seed"] for each in read(folder, RECORD_FILE)["folds"]] == [0, 0, 0, 1, 1]
 
 
 def test_a_raw_list_of_files_is_read(folders: Path) -> None:

@@ -52,6 +52,27 @@ def test_patients_are_kept_together_in_folds_of_like_size(seed: int) -> None:
     assert splits == cross_validation(CASES[::-1], 4, seed, PATIENTS)
 
 
+def test_large_patients_are_placed_first() -> None:
+    sizes = {"a": 17, "b": 10, "c": 7, "d": 6, "e": 5, "f": 3, "g": 2, "h": 1, "i": 1}
+    patients = {f"{patient}{index:02d}": patient for patient, size in sizes.items() for index in range(size)}
+    found = [cross_validation(list(patients), 3, seed, patients) for seed in range(10)]
+    for splits in found:
+        assert sorted(len(split["val"]) for split in splits) == [17, 17, 18]
+    assert len({str(splits) for splits in found}) > 1, "patients of one size are placed by the seed"
+    # one with more than a fold's share is alone
+    patients |= {f"a{index}": "a" for index in range(100, 140)}
+    alone = max((split["val"] for split in cross_validation(list(patients), 3, 0, patients)), key=len)
+    assert {patients[case] for case in alone} == {"a"}
+
+
+@pytest.mark.parametrize("groups", [None, PATIENTS])
+def test_strata_of_which_none_fills_all_folds_are_named(groups: dict[str, str] | None) -> None:
+    strata = {case: f"s{index % 8}" for index, case in enumerate(CASES)}
+    with pytest.raises(InputError, match="--stratify: the largest stratum, s0, has 3 cases, fewer than the 5 folds"):
+        cross_validation(CASES, 5, 0, groups, strata)
+    assert len(cross_validation(CASES, 3, 0, groups, strata)) == 3
+
+
 def test_the_seed_decides_which_patients_are_together() -> None:
     assert len({str(cross_validation(CASES, 4, seed, PATIENTS)) for seed in range(5)}) == 5
 
@@ -162,6 +183,22 @@ def test_an_unreadable_label_is_named(folders: Path) -> None:
         foreground_volumes(find_cases("7"), 1)
     with pytest.raises(InputError, match="-np 0"):
         foreground_volumes(find_cases("7"), 0)
+
+
+def test_a_folder_of_labels_that_may_not_be_read_is_named(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_preprocessed(folders)
+    is_file = Path.is_file
+
+    def refuse(self: Path) -> bool:  # as the system does for another user's folder; a test may run as root
+        if self.parent.name == "gt_segmentations":
+            raise PermissionError(13, "Permission denied", str(self))
+        return is_file(self)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(
+        InputError, match=r"gt_segmentations cannot be read \(Permission denied\); .*--stratify FILE\.csv"
+    ):
+        add_cross_validation("7", stratify="size")
 
 
 def test_repeated_splits_are_drawn_anew() -> None:

@@ -9,6 +9,7 @@ from scipy import stats
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.evaluation.compare import Comparison, compare
+from nnunet_attn.evaluation.compare_tables import markdown
 from nnunet_attn.evaluation.results import Evaluation
 from nnunet_attn.evaluation.statistics import SPLITS_DEPEND
 from tests.made.evaluations import made_evaluation, random_evaluation
@@ -183,6 +184,60 @@ def test_repeated_splits_are_paired_by_split() -> None:
     assert result.methods[0].table_mean == pytest.approx(3.6 / 6)
 
 
+def test_means_of_splits_are_over_the_same_cases_in_all_methods() -> None:
+    folds, cases = [0, 0, 1, 1], ["x", "y", "y", "z"]
+    methods = {
+        # in fold 0 only B has anything to measure in x, and C has it not in y of fold 1
+        "A": dice(NAN, 0.5, 0.6, 0.8, folds=folds, cases=cases),
+        "B": dice(0.0, 0.5, 0.6, 0.8, folds=folds, cases=cases),
+        "C": dice(0.0, 0.5, NAN, 0.9, folds=folds, cases=cases),
+    }
+    result = compared(methods).result("dice")
+    assert result.tested == {"A": (0.5, 0.8), "B": (0.5, 0.8), "C": (0.5, 0.9)}
+    assert [each.paired.mean_difference for each in result.differences] == pytest.approx([0.0, 0.05])
+    assert [each.n_not_counted for each in result.methods] == [0, 0, 0] and result.values["B"][0] == 0.0
+
+
+def test_folds_that_are_random_draws_are_paired_by_split_though_they_share_no_case() -> None:
+    folds, drawn = [5, 5, 6, 6, 7], {"drawn_folds": (5, 6, 7)}
+    values = {"organ": {"dice": [0.5, 0.7, 0.6, 0.8, 0.4]}}
+    plain, known = made_evaluation(values, folds), made_evaluation(values, folds, origin=drawn)
+    found = compared({"A": plain, "B": known})
+    assert found.paired_over == "splits" and found.splits == (5, 6, 7)
+    assert found.result("dice").tested["A"] == pytest.approx((0.6, 0.7, 0.4))
+    assert any(text.startswith("the 3 folds are random draws") and SPLITS_DEPEND in text for text in found.warnings)
+    assert compared({"A": plain, "B": plain}).paired_over == "cases"
+    # one draw alone is like any test set
+    single = made_evaluation(values, [5] * 5, origin=drawn)
+    assert compared({"A": single, "B": single}).paired_over == "cases"
+
+
+def few(found: Comparison) -> list[str]:
+    return [warning for warning in found.warnings if "fewer than 20" in warning]
+
+
+def test_few_pairs_are_counted_in_each_metric_and_class() -> None:
+    many, one = [0.5] * 25, [2.0] * 25
+    some = [INF] * 10 + [2.0] * 15
+    none = [NAN] * 20 + [0.5] * 5
+    values = {"big": {"dice": many, "hd95_mm": one, "assd_mm": one}}
+    lost = {"big": {"dice": many, "hd95_mm": some, "assd_mm": one}}
+    found = compared({"A": made_evaluation(values), "B": made_evaluation(lost)})
+    (text,) = few(found)
+    assert text.startswith("hd95_mm: 15 finite pairs of 25 are fewer than 20: mean, t-test and interval")
+    # 25 cases, but 5 pairs
+    (text,) = few(compared({name: made_evaluation({"big": {"dice": none}}) for name in "AB"}))
+    assert text.startswith("5 pairs are fewer than 20: only large differences")
+    rare = {"big": {"dice": many, "hd95_mm": one}, "rare": {"dice": none, "hd95_mm": one}}
+    found = compared({name: made_evaluation(rare) for name in "AB"})
+    (text,) = few(found)
+    assert text.startswith("of single classes (rare) there are fewer than 20 pairs")
+    lines = [
+        line for line in markdown(found).splitlines() if line.startswith(("| rare  ", "| big  ")) and "| B " in line
+    ]
+    assert ["few" in line for line in lines] == [False, True, False, False]
+
+
 @pytest.mark.parametrize(("count", "warned"), [(19, True), (20, False)])
 def test_few_pairs_are_warned_about(count: int, warned: bool) -> None:
     found = compare({name: [random_evaluation(0, seed, cases=count)] for seed, name in enumerate("AB")})
@@ -224,6 +279,7 @@ def test_interval_follows_confidence_and_seed() -> None:
         ({"reference": "Z"}, "--reference Z is none of the compared methods; choose from A, B"),
         ({"confidence": 1.0}, "--confidence is 1.0; it must be between 0 and 1"),
         ({"seed": -1}, "--seed -1"),
+        ({"n_bootstrap": 99}, "n_bootstrap is 99 .*; give at least 100 resamples"),
         ({"metrics": ["dic"]}, "'dic' is no metric; choose from dice"),
         ({"metrics": ["nsd"]}, "A was evaluated without nsd; evaluate it again with --metrics"),
     ],

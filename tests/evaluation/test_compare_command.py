@@ -1,5 +1,6 @@
 """`nnunet-attn compare`: trainers, predicted test cases, folders, and what it says to wrong input."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from nnunet_attn.cli import main
 from nnunet_attn.evaluation.results import SUMMARY_FILE, Evaluation, read_evaluation, write_evaluation
 from tests.made.evaluations import random_evaluation
 from tests.made.pages import run_page
-from tests.made.results import DATASET, write_results
+from tests.made.results import DATASET, rewrite, write_results
 
 PLAIN, GASA = "nnUNetTrainerPlain", "nnUNetTrainerGASA"
 
@@ -59,6 +60,47 @@ def test_without_output_only_the_screen_is_written_to(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_whose_predictions_changed_is_warned_about(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{trainer}__nnUNetPlans__3d_fullres" for trainer in (PLAIN, f"{GASA}_seed0")]
+    words = [models / name / "evaluation_attn_folds_0_1" for name in names]
+    run(capsys, *TRAINERS, "--metrics", "dice")
+    assert "have changed since" not in run(capsys, *words, "--metrics", "dice")
+    prediction = next((models / names[1] / "fold_0" / "validation").glob("*.nii.gz"))
+    os.utime(prediction, (1, 1))
+    printed = run(capsys, *words, "--metrics", "dice", "-o", tmp_path / "out")
+    warning = f"predictions or references have changed since {words[1]} was evaluated"
+    assert f"warning: {warning}" in printed
+    assert warning in (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_folds_drawn_at_random_are_known_from_their_record(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "preprocessed" / DATASET
+    splits = json.loads((folder / "splits_final.json").read_text(encoding="utf-8"))
+    digests = [
+        hashlib.sha256(json.dumps([sorted(split[part]) for part in ("train", "val")]).encode()).hexdigest()
+        for split in splits
+    ]
+    record = [
+        {"fold": fold, "kind": "repeated", "training": 3, "validation": 3, "seed": 0, "sha256": digest}
+        for fold, digest in enumerate(digests)
+    ]
+    words = (*TRAINERS, "--metrics", "dice")
+    assert "paired over 6 cases" in run(capsys, *words)
+    (folder / "splits_nnunet_attn.json").write_text(json.dumps({"folds": record}), encoding="utf-8")
+    printed = run(capsys, *words)
+    assert "paired over the means of 2 splits (6 values in all)" in printed
+    assert evaluated(models, PLAIN).origin.drawn_folds == (0, 1)
+    # a record of other folds than those that are there says nothing
+    record[1]["sha256"] = "0" * 64
+    (folder / "splits_nnunet_attn.json").write_text(json.dumps({"folds": record}), encoding="utf-8")
+    run(capsys, *words)
+    assert evaluated(models, PLAIN).origin.drawn_folds == (0,)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -75,6 +117,8 @@ def test_without_output_only_the_screen_is_written_to(
         (["{0}", "{2}", "--reference", "X"], f"none of the compared methods; choose from {PLAIN}_seed0, {GASA}"),
         (["{0}", "{1}"], f"one method alone ({PLAIN}) cannot be compared"),
         (["{0}", "{0}"], "is given twice; give each evaluation once"),
+        (["{0}", "{0}/../eval_0"], "are one evaluation; give each evaluation once"),
+        (["{0}", "{0}/summary_attn.json", "--names", "A", "B"], "are one evaluation; give each evaluation once"),
         (["{0}", "{2}", "--names", "A"], "--names has 1 names for 2 evaluations"),
         (["{0}", "nowhere"], "nowhere does not exist; evaluate first: nnunet-attn evaluate"),
         (["{0}", "{2}", "-o", "{0}"], f"holds {SUMMARY_FILE}, which is no comparison's; name a new folder"),
@@ -124,16 +168,49 @@ def test_compares_trainers_and_evaluates_what_is_missing(
 def test_an_evaluation_keeps_its_settings_and_gives_them_to_the_others(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for checkpoint in models.glob("*/fold_0"):  # so that nothing tells which of the two predicted
+        (checkpoint / "checkpoint_best.pth").touch()
     settings = ("--surface", "erosion", "--tolerance", "2", "-chk", "checkpoint_best.pth")
     assert main(["evaluate", "-d", "910", "-tr", f"{GASA}_seed0", "-f", "0", "1", "-np", "1", *settings]) == 0
     before = evaluated(models, f"{GASA}_seed0")
-    printed = run(capsys, *TRAINERS, code=2)
-    # what the others were predicted with is told by their files
-    assert "the checkpoint is checkpoint_final.pth" in printed and "checkpoint_best.pth" in printed
-    assert evaluated(models, f"{GASA}_seed0") == before
+    assert before.origin.checkpoint == "checkpoint_best.pth"
+    run(capsys, *TRAINERS)
+    assert evaluated(models, f"{GASA}_seed0") == before  # what was stated holds while no file changes
     assert evaluated(models, PLAIN).settings == before.settings
+    assert evaluated(models, PLAIN).origin.checkpoint is None
     run(capsys, *TRAINERS, "-chk", "checkpoint_best.pth")
     assert evaluated(models, PLAIN).origin.checkpoint == "checkpoint_best.pth"
+
+
+def test_a_checkpoint_stated_for_earlier_predictions_does_not_hold_for_later_ones(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = models / f"{PLAIN}__nnUNetPlans__3d_fullres"
+    for fold in models.glob("*/fold_*"):
+        (fold / "checkpoint_best.pth").touch()
+    run(capsys, *TRAINERS, "-chk", "checkpoint_final.pth")
+    assert evaluated(models, PLAIN).origin.checkpoint == "checkpoint_final.pth"
+    # nnU-Net's own trainer validates again with --val_best, which leaves no trace but the predictions
+    rewrite(sorted((model / "fold_0" / "validation").glob("*.nii.gz"))[0])
+    run(capsys, *TRAINERS)
+    assert evaluated(models, PLAIN).origin.checkpoint is None
+    assert evaluated(models, f"{GASA}_seed0").origin.checkpoint == "checkpoint_final.pth"
+    # so does a trainer of this package, which notes it
+    for fold in (0, 1):
+        note = {"checkpoint": "checkpoint_best.pth"}
+        (model / f"fold_{fold}" / "validation" / "checkpoint_attn.json").write_text(json.dumps(note), encoding="utf-8")
+    printed = run(capsys, *TRAINERS, code=2)
+    assert "checkpoint_final.pth" in printed and "checkpoint_best.pth" in printed
+    assert evaluated(models, PLAIN).origin.checkpoint == "checkpoint_best.pth"
+
+
+def test_a_note_is_believed_at_once(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *TRAINERS)
+    assert evaluated(models, PLAIN).origin.checkpoint == "checkpoint_final.pth"
+    for fold in models.glob(f"{PLAIN}__*/fold_*"):
+        note = {"checkpoint": "checkpoint_best.pth"}
+        (fold / "validation" / "checkpoint_attn.json").write_text(json.dumps(note), encoding="utf-8")
+    assert "checkpoint_best.pth" in run(capsys, *TRAINERS, code=2)
 
 
 def test_plans_and_configurations_are_one_for_all_or_one_each(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

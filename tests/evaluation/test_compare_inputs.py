@@ -1,14 +1,22 @@
 """What is one method, what is refused, and what is warned about."""
 
+import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.evaluation.compare import compare
-from nnunet_attn.evaluation.compare_inputs import grouped_by_method, prepared, without_seed
+from nnunet_attn.evaluation.compare_inputs import (
+    changed_since,
+    check_different,
+    grouped_by_method,
+    prepared,
+    without_seed,
+)
 from nnunet_attn.evaluation.results import Evaluation
 from nnunet_attn.training.variants import parse_trainer_name
 from tests.made.evaluations import made_evaluation
@@ -55,10 +63,13 @@ def test_other_plans_configurations_and_ensembles_are_other_methods() -> None:
         "nnUNetTrainerPlain": 1,
     }
     tests = [made(kind="folder", ensemble=how) for how in ("logits", "softmax")]
-    assert names(tests, ["r/test_attn_folds_0", "r/test_attn_folds_0_softmax"]) == {
-        "r/test_attn_folds_0": 1,
-        "r/test_attn_folds_0_softmax": 1,
-    }
+    for parent in ("", "r/", "/a/../of/r/"):
+        assert names(tests, [f"{parent}test_attn_folds_0", f"{parent}test_attn_folds_0_softmax"]) == {
+            "test_attn_folds_0": 1,
+            "test_attn_folds_0_softmax": 1,
+        }
+    assert set(names(tests, ["results/a/test", "results/b/test"])) == {"a/test", "b/test"}
+    assert set(names(tests, ["test", "b/test"])) == {"test", "b/test"}
 
 
 def test_folders_are_called_by_their_last_part() -> None:
@@ -69,6 +80,52 @@ def test_folders_are_called_by_their_last_part() -> None:
     assert names([made(), made()], ["a/final", "b/tta"]) == {"final": 1, "tta": 1}
     with pytest.raises(InputError, match="a/out is given twice"):
         names([loose, loose], ["a/out", "a/out"])
+
+
+def test_an_evaluation_is_not_compared_with_itself(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    a, b = tmp_path / "a" / "s.json", tmp_path / "b" / "s.json"
+    check_different([a, b], ["a", "b"])
+    with pytest.raises(InputError, match=r"^a is given twice; give each evaluation once"):
+        check_different([a, a], ["a", "a"])
+    for other in (tmp_path / "b" / ".." / "a" / "s.json", tmp_path / "link" / "s.json"):
+        with pytest.raises(InputError, match=r"^a and b are one evaluation; give each evaluation once"):
+            check_different([a, other], ["a", "b"])
+
+
+def test_predictions_that_changed_since_are_warned_about(tmp_path: Path) -> None:
+    evaluation = made()
+    (tmp_path / "labelsTr").mkdir()
+    cases = []
+    for case in evaluation.cases:
+        files = [tmp_path / case.prediction_file, tmp_path / case.reference_file]
+        for file in files:
+            file.write_text("x")
+        stats = [file.stat() for file in files]
+        cases.append(replace(case, stamp=tuple(n for stat in stats for n in (stat.st_size, stat.st_mtime_ns))))
+    evaluation = replace(evaluation, cases=tuple(cases))
+    summary = tmp_path / "summary_attn.json"
+    assert changed_since(evaluation, summary, "e") == []
+    (tmp_path / cases[1].reference_file).write_text("changed")
+    (text,) = changed_since(evaluation, summary, "e")
+    assert text.startswith("predictions or references have changed since e was evaluated (case_001 in fold 0)")
+    (tmp_path / cases[1].reference_file).unlink()  # nothing tells any more
+    assert changed_since(evaluation, summary, "e") == changed_since(made(), summary, "e") == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("dice", math.inf), ("nsd", -math.inf), ("hd95_mm", -math.inf), ("iou", math.inf)]
+)
+def test_values_that_no_prediction_can_have_are_refused(metric: str, value: float) -> None:
+    a, b = made_evaluation({"liver": {metric: [0.5, 0.6]}}), made_evaluation({"liver": {metric: [value, 0.6]}})
+    with pytest.raises(InputError, match=f"^B has {value} as {metric} of liver in case_000, which no prediction"):
+        compare({"A": [a], "B": [b]})
+
+
+def test_infinite_distances_and_volume_differences_are_no_error() -> None:
+    for metric, value in (("hd95_mm", math.inf), ("relative_volume_difference", math.inf)):
+        made = [made_evaluation({"liver": {metric: [own, 0.6]}}) for own in (0.5, value)]
+        assert compare({"A": made[:1], "B": made[1:]}).result(metric).differences[0].paired.losses == 1
 
 
 def test_given_names() -> None:

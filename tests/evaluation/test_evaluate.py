@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,38 @@ def test_spacing_is_that_of_the_reference(results: Path) -> None:
     assert spacing[2] == pytest.approx(2 * spacing[0])
     expected = (liver[0] - liver[1]) * math.prod(spacing)
     assert case.metrics["liver"]["volume_difference_mm3"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("surface", ["area", "erosion"])
+@pytest.mark.parametrize("axis", ["x", "y", "z", "x of 2D", "y of 2D"])
+def test_distances_are_in_the_files_spacing_and_one_equal_to_the_tolerance_is_within(
+    tmp_path: Path, axis: str, surface: str
+) -> None:
+    steps = {"x": 0.8, "y": 1.3, "z": 2.9}  # a NIfTI file keeps 0.800000012
+    dims = 2 if "2D" in axis else 3
+    reference = np.zeros((12, 14, 16)[-dims:], np.uint8)
+    reference[(slice(3, -3),) * dims] = 1
+    prediction = np.roll(reference, 1, axis=dims - 1 - "xyz".index(axis[0]))
+    for name, array in (("references", reference), ("predictions", prediction)):
+        (tmp_path / name).mkdir()
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(list(steps.values())[:dims])
+        sitk.WriteImage(image, str(tmp_path / name / "a.nii.gz"))
+    description = tmp_path / "dataset.json"
+    description.write_text(json.dumps({"labels": {"background": 0, "block": 1}, "file_ending": ".nii.gz"}))
+
+    def measured(tolerance_mm: float) -> Mapping[str, float]:
+        evaluation = evaluate_folder(
+            tmp_path / "predictions",
+            tmp_path / "references",
+            dataset_json=description,
+            settings=chosen_settings(["hd95_mm", "nsd"], tolerance_mm, surface),
+        )
+        return evaluation.cases[0].metrics["block"]
+
+    step = steps[axis[0]]  # two sides are moved by it, and they are more than 5 % of the surface
+    assert measured(step) == {"hd95_mm": pytest.approx(step), "nsd": 1.0}
+    assert measured(0.999 * step)["nsd"] < 0.95
 
 
 def test_files_lie_beside_nnunets_own_which_stays_as_it_is(results: Path) -> None:
@@ -144,12 +176,28 @@ def test_only_what_changed_is_computed_again(results: Path, monkeypatch: pytest.
     assert counted()[1:] == (0, 6)
     table.unlink()
     assert counted()[1:] == (6, 0) and table.is_file()
+    (model_folder(results) / "fold_0" / "checkpoint_best.pth").touch()
     assert counted(checkpoint="checkpoint_best.pth")[1:] == (6, 0)
     assert read_evaluation(summary).origin.checkpoint == "checkpoint_best.pth"
     summary.write_text("{")
     assert counted()[1:] == (0, 6)
     own = evaluate._version
     monkeypatch.setattr(evaluate, "_version", lambda name: "0" if name == "nnunet_attn" else own(name))
+    assert counted()[1:] == (0, 6)
+
+
+@pytest.mark.parametrize("changed", ["ignore", "classes", "reader"])
+def test_what_decides_the_metrics_is_computed_again_with_another(results: Path, changed: str) -> None:
+    assert counted()[1:] == (0, 6) and counted()[1:] == (6, 0)
+    name = "plans.json" if changed == "reader" else "dataset.json"
+    content = json.loads((model_folder(results) / name).read_text())
+    if changed == "ignore":
+        content["labels"]["ignore"] = 9  # of no voxel, so that the metrics stay
+    elif changed == "classes":
+        content["labels"] |= {"liver": content["labels"]["lesion"], "lesion": content["labels"]["liver"]}
+    else:
+        content["image_reader_writer"] = "NibabelIO"
+    (model_folder(results) / name).write_text(json.dumps(content))
     assert counted()[1:] == (0, 6)
 
 
@@ -206,25 +254,69 @@ def test_references_may_come_from_the_raw_data_set(results: Path) -> None:
         evaluated()
 
 
+FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
+
+
+def fold(results: Path, number: int) -> Path:
+    return model_folder(results) / f"fold_{number}"
+
+
 def test_checkpoint_is_told_only_where_the_files_tell(results: Path) -> None:
-    assert evaluated().origin.checkpoint == "checkpoint_final.pth"
-    (model_folder(results) / "fold_1" / "checkpoint_best.pth").touch()
+    assert evaluated().origin.checkpoint == FINAL
+    (fold(results, 0) / FINAL).unlink()
+    assert evaluated(overwrite=True).origin.checkpoint is None
+    (fold(results, 0) / FINAL).touch()
+    (fold(results, 1) / BEST).touch()
     assert evaluated().origin.checkpoint is None
-    assert evaluated(checkpoint="checkpoint_best.pth").origin.checkpoint == "checkpoint_best.pth"
-    (model_folder(results) / "fold_1" / "checkpoint_best.pth").unlink()
-    (model_folder(results) / "fold_0" / "checkpoint_final.pth").unlink()
+    assert evaluated(checkpoint=BEST).origin.checkpoint == BEST
+
+
+def test_a_stated_checkpoint_is_kept_while_the_files_are_the_same(results: Path) -> None:
+    (fold(results, 1) / BEST).touch()
+    assert evaluated(checkpoint=BEST).origin.checkpoint == BEST
+    assert evaluated(settings=chosen_settings(["dice"])).origin.checkpoint == BEST
+    assert evaluated(overwrite=True).origin.checkpoint is None
+    evaluated(checkpoint=BEST)
+    rewrite(sorted((fold(results, 1) / "validation").glob("*.nii.gz"))[0])
     assert evaluated().origin.checkpoint is None
 
 
 def test_a_trainer_of_this_package_notes_the_checkpoint(results: Path) -> None:
-    first, note = (model_folder(results) / f"fold_{fold}" / "validation" / "checkpoint_attn.json" for fold in range(2))
-    for each in (first, note):
-        each.write_text(json.dumps({"checkpoint": "checkpoint_best.pth"}))
-    assert evaluated().origin.checkpoint == "checkpoint_best.pth"
-    note.write_text(json.dumps({"checkpoint": "checkpoint_final.pth"}))
-    assert evaluated().origin.checkpoint is None
-    note.write_text("{")
-    assert evaluated().origin.checkpoint is None
+    notes = [fold(results, number) / "validation" / "checkpoint_attn.json" for number in (0, 1)]
+    best, final = (json.dumps({"checkpoint": name}) for name in (BEST, FINAL))
+    for note in notes:
+        (note.parents[1] / BEST).touch()
+        note.write_text(best)
+    assert evaluated().origin.checkpoint == BEST
+    assert evaluated(checkpoint=BEST).origin.checkpoint == BEST
+    with pytest.raises(InputError, match=rf"-chk {FINAL}: .* says {BEST} \(fold 0, 1\); leave out -chk"):
+        evaluated(checkpoint=FINAL)
+    notes[1].write_text(final)
+    with pytest.raises(InputError, match=rf"different checkpoints: {BEST} \(fold 0\), {FINAL} \(fold 1\); validate"):
+        evaluated()
+    with pytest.raises(InputError, match=rf"says {FINAL} \(fold 1\)"):
+        evaluated(checkpoint=BEST)
+    notes[1].write_text("{")
+    with pytest.raises(InputError, match=rf"{BEST} \(fold 0\), unknown \(fold 1\); .* if it was: -chk {BEST}"):
+        evaluated()
+    assert evaluated(checkpoint=BEST).origin.checkpoint == BEST
+    (notes[1].parents[1] / BEST).unlink()  # so fold 1 had the final one
+    with pytest.raises(InputError, match="different checkpoints"):
+        evaluated()
+    (notes[1].parents[1] / BEST).touch()
+    notes[0].write_text(final)
+    assert evaluated(overwrite=True).origin.checkpoint is None
+
+
+def test_a_stated_checkpoint_must_be_one(results: Path) -> None:
+    for wrong in ("nonsense", BEST, f"x/{FINAL}"):
+        with pytest.raises(InputError, match=f"-chk {wrong}: give the name of a checkpoint; the folds have {FINAL}"):
+            evaluated(checkpoint=wrong)
+    for number in (0, 1):
+        (fold(results, number) / FINAL).unlink()
+    with pytest.raises(InputError, match="-chk best: give the name of a checkpoint; for example"):
+        evaluated(checkpoint="best")
+    assert evaluated(checkpoint=BEST).origin.checkpoint == BEST  # the weights may be gone
 
 
 def test_digest_is_that_of_the_configuration_alone(tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
 """What cannot be evaluated is refused by name, and nothing is written."""
 
+import errno
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.evaluation.compare_sources import read_folders
+from nnunet_attn.evaluation.description import find_reader, read_description
 from nnunet_attn.evaluation.evaluate import evaluate_cross_validation, evaluate_folder
-from nnunet_attn.evaluation.results import Evaluation
+from nnunet_attn.evaluation.results import Evaluation, read_evaluation
 from tests.made.results import DATASET, TRAINER, model_folder, rewrite
 
 
@@ -111,10 +116,113 @@ def test_descriptions_that_are_broken_are_refused(results: Path, tmp_path: Path)
         (json.dumps({**good, "labels": {"background": 1, "liver": 2}}), "background is 1"),
         (json.dumps({**good, "labels": {"background": 0}}), "no label beside the background"),
         (json.dumps({**good, "overwrite_image_reader_writer": "NoSuchIO"}), "nnU-Net has no reader 'NoSuchIO'"),
+        (json.dumps({**good, "overwrite_image_reader_writer": 5}), "dataset.json has the reader 5, which is no name"),
+        (json.dumps({**good, "file_ending": 5}), "file_ending is 5"),
+        (json.dumps({**good, "file_ending": None}), "file_ending is None"),
+        (json.dumps({**good, "labels": {"background": 0, "liver": 1.5}}), "a label is 1.5, and labels are whole"),
+        (json.dumps({**good, "labels": {"background": 0, "liver": 3e9}}), "a label is 3000000000.0, and labels are"),
+        (json.dumps({**good, "labels": {"background": 0, "liver": math.inf}}), "is not nnU-Net's dataset.json"),
+        (json.dumps({**good, "labels": {"background": 0, "liver": 1, "ignore": -1}}), "a label is -1, and labels"),
     ):
         file.write_text(content)
         with pytest.raises(InputError, match=re.escape(message)):
             folder_call(results, dataset_json=file, chill=True)
+    plans = tmp_path / "plans.json"
+    for content, message in (
+        ("[]", "plans.json is no JSON object"),
+        ('{"image_reader_writer": 5}', "has the reader 5"),
+    ):
+        plans.write_text(content)
+        with pytest.raises(InputError, match=re.escape(message)):
+            folder_call(results, plans_json=plans, chill=True)
+
+
+def test_a_broken_file_does_not_choose_the_reader_of_the_others(results: Path) -> None:
+    description = read_description(model_folder(results) / "dataset.json")
+    files = sorted((model_folder(results) / "fold_0" / "validation").glob("*.nii.gz"))
+    files[0].write_bytes(b"not an image")
+    assert find_reader(description, files) == "SimpleITKIO"
+    assert find_reader(description, files[:1]) == "SimpleITKIO"
+
+
+def test_values_that_itk_would_make_to_zero_are_refused(results: Path) -> None:
+    file = sorted((model_folder(results) / "fold_0" / "validation").glob("*.nii.gz"))[0]
+    image: Any = nibabel.load(file)
+    array = np.asarray(image.dataobj).astype(np.float32)
+    for wrong in (np.nan, np.inf):
+        array[0, 0, 0] = wrong
+        nibabel.save(nibabel.Nifti1Image(array, image.affine), file)
+        with pytest.raises(InputError, match=r"no numbers \(NaN or infinity\); write its labels anew"):
+            evaluated()
+    array[0, 0, 0] = 1e12
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), file)
+    with pytest.raises(InputError, match=r"holds the value 1e\+12, which is no label"):
+        evaluated()
+    array[0, 0, 0] = 0
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), file)
+    assert len(evaluated().cases) == 6
+
+
+def test_where_a_reader_turns_the_arrays_they_are_compared_as_turned(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "turned"
+    shutil.copytree(model_folder(results) / "fold_0" / "validation", folder)
+    plans = tmp_path / "plans.json"
+
+    def by(reader: str) -> Evaluation:
+        plans.write_text(json.dumps({"image_reader_writer": reader}))
+        return evaluate_folder(
+            folder,
+            results / "raw" / DATASET / "labelsTr",
+            dataset_json=model_folder(results) / "dataset.json",
+            plans_json=plans,
+            chill=True,
+        )
+
+    before = by("NibabelIOWithReorient")
+    for file in folder.glob("*.nii.gz"):
+        image: Any = nibabel.load(file)
+        affine = image.affine @ np.diag([-1.0, 1, 1, 1])
+        affine[:3, 3] += image.affine[:3, 0] * (image.shape[0] - 1)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], affine), file)
+    after = by("NibabelIOWithReorient")
+    assert [case.metrics for case in after.cases] == [case.metrics for case in before.cases]
+    assert after.provenance["warnings"] == {}
+    with pytest.raises(InputError, match="has other axes"):
+        by("NibabelIO")
+
+
+def test_folders_that_may_not_be_read_are_told(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validation = model_folder(results) / "fold_0" / "validation"
+    references = results / "preprocessed" / DATASET / "gt_segmentations"
+    summary_folder = model_folder(results) / "evaluation_attn_folds_0_1"
+    evaluated()
+    shut = tmp_path
+
+    def shutting(method: str) -> Callable[[Path], Any]:
+        own = getattr(Path, method)
+
+        def call(path: Path) -> Any:
+            below = path.is_relative_to(shut) if method == "iterdir" else shut in path.parents
+            if below:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return own(path)
+
+        return call
+
+    for method in ("iterdir", "is_dir", "is_file"):  # as of a folder that may not be entered; root may enter all
+        monkeypatch.setattr(Path, method, shutting(method))
+    for shut, call in (
+        (validation, evaluated),
+        (references, evaluated),
+        (results / "results", evaluated),
+        (validation, lambda: folder_call(results, chill=True)),
+        (results / "raw", lambda: folder_call(results, chill=True)),
+        (summary_folder, lambda: read_evaluation(summary_folder / "x")),
+        (summary_folder, lambda: read_folders([summary_folder / "x"])),
+    ):
+        with pytest.raises(InputError, match=r"cannot be read \(Permission denied\); allow it") as raised:
+            call()
+        assert str(shut) in str(raised.value)
 
 
 def test_folds_that_do_not_fit_their_split_are_refused(results: Path) -> None:
@@ -141,7 +249,11 @@ def test_folds_that_do_not_fit_their_split_are_refused(results: Path) -> None:
     shutil.rmtree(validation)
     with pytest.raises(InputError, match=r"does not exist; validate it: nnUNetv2_train"):
         evaluated()
-    (results / "preprocessed" / DATASET / "splits_final.json").unlink()
+    splits = results / "preprocessed" / DATASET / "splits_final.json"
+    splits.write_text("[]")
+    with pytest.raises(InputError, match=r"splits_final\.json has no folds"):
+        evaluated()
+    splits.unlink()
     with pytest.raises(InputError, match=r"splits_final\.json does not exist"):
         evaluated()
 

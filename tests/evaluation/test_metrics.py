@@ -265,6 +265,7 @@ def test_tolerances_by_class_and_only_the_metrics_asked_for(monkeypatch: pytest.
         ({"spacing_mm": (1, math.inf, 1)}, "3 positive lengths"),
         ({"classes": {"all": (0, 1)}}, "class 'all' has the labels"),
         ({"classes": {"none": ()}}, "class 'none' has the labels"),
+        ({"classes": {"huge": (3_000_000_000,)}}, r"above 0 \(the background\), up to 16777215, are needed"),
         ({"classes": {"lost": (1, 3)}, "ignore": 3}, "without 3, which is ignored"),
         ({"metrics": ("dice", "hausdorff")}, "unknown metric 'hausdorff'; there are dice"),
         ({"surface": "voxel"}, "unknown surface 'voxel'; there are area, erosion"),

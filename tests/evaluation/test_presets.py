@@ -1,16 +1,20 @@
 """The papers' readings, each against arithmetic done by hand, and the settings they come with."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from rich.console import Console
 
+from nnunet_attn.commands.evaluate import show
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.evaluate import evaluate_cross_validation
+from nnunet_attn.evaluation.evaluate import evaluate_cross_validation, evaluate_folder
 from nnunet_attn.evaluation.presets import PRESETS, find_preset, preset_report
 from nnunet_attn.evaluation.results import METRICS, CaseResult, Evaluation, Origin, Settings
 from nnunet_attn.evaluation.settings import (
@@ -122,8 +126,45 @@ def test_fine_gives_mean_and_sd_over_splits() -> None:
     cases = [{name: {"dice": value, "hd95_mm": 10 * value} for name in names} for value in values]
     report = preset_report(evaluation("fine", labels, cases, folds=(0, 0, 1, 1)))
     assert report is not None
-    assert report.over_folds["dice"] == (pytest.approx(0.775), pytest.approx(0.15 / math.sqrt(2)))
+    assert report.over_folds["liver"]["dice"] == (pytest.approx(0.775), pytest.approx(0.15 / math.sqrt(2)))
     assert report.average["dice"] == pytest.approx(0.775)
+    assert math.isnan(report.columns["liver"]["dice"].sd)  # over images, which the paper does not give
+
+
+def test_fines_average_has_the_mean_of_the_columns_sds() -> None:
+    names = ("spleen", "left kidney", "right kidney", "gallbladder", "liver", "stomach", "aorta", "pancreas")
+    labels = {name: (index + 1,) for index, name in enumerate(names)}
+    # fold 1 has two cases. The spleen rises by 0.1 and the liver falls by as much; the others stay
+    dice = [dict.fromkeys(names, 0.5) | {"spleen": 0.6, "liver": 0.8, "left kidney": 0.7}]
+    dice += [dict.fromkeys(names, 0.5) | {"spleen": 0.7 + d, "liver": 0.7, "left kidney": 0.7} for d in (-0.1, 0.1)]
+    cases = [{name: {"dice": value, "hd95_mm": 1.0} for name, value in each.items()} for each in dice]
+    cases[0]["aorta"]["hd95_mm"] = math.inf
+    report = preset_report(evaluation("fine", labels, cases, folds=(0, 1, 1)))
+    assert report is not None
+    of_one = 0.1 / math.sqrt(2)
+    assert report.over_folds["spleen"]["dice"] == (pytest.approx(0.65), pytest.approx(of_one))
+    assert report.over_folds["liver"]["dice"] == (pytest.approx(0.75), pytest.approx(of_one))
+    assert report.over_folds["kidneys"]["dice"] == (pytest.approx(0.6), pytest.approx(0))
+    mean = (0.65 + 0.75 + 0.6 + 4 * 0.5) / 7
+    assert report.average_over_folds["dice"] == (pytest.approx(mean), pytest.approx(2 * of_one / 7))  # not 0
+    assert report.over_folds["aorta"]["hd95_mm"] == (1.0, pytest.approx(math.nan, nan_ok=True))
+    assert report.average_over_folds["hd95_mm"] == (1.0, 0.0)
+    written = StringIO()
+    show(evaluation("fine", labels, cases, folds=(0, 1, 1)), Console(file=written, width=200))
+    printed = written.getvalue()
+    assert f"spleen: dice 0.65, sd {of_one:.4g}" in printed
+    assert f"average: dice {mean:.4g}, sd {2 * of_one / 7:.4g}" in printed
+
+
+def test_the_papers_averages_have_the_mean_of_the_columns_sds() -> None:
+    # Table 2 of arXiv:2210.05313: sd beside the average, and beside spleen, kidneys, ..., pancreas
+    for average, columns in (
+        (3.7, (5.0, 3.4, 10.0, 1.4, 1.3, 1.8, 3.2)),
+        (3.6, (6.1, 3.3, 8.1, 1.7, 0.8, 2.0, 3.5)),
+        (3.0, (1.9, 4.3, 7.8, 1.1, 1.2, 1.7, 2.8)),
+    ):
+        mean = sum(columns) / 7
+        assert round(mean, 1) == average and f"{mean:.2f}" in find_preset("fine").reading
 
 
 def test_fine_refuses_another_data_set() -> None:
@@ -138,6 +179,58 @@ def test_gasa_builds_the_hierarchical_classes_of_kits(names: tuple[str, str, str
     assert {name: set(values) for name, values in selection.classes.items()} == expected
     assert selection.tolerance_mm == KITS23_TOLERANCE_MM
     assert find_preset("gasa").select(selection.classes) == selection
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"kidney": 1, "tumor": 2, "cyst": 3},
+        {"kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2},  # nnU-Net's own conversion
+        {"kidney_and_masses": [1, 2, 3], "masses": [2, 3], "tumor": 2},
+        {"Kidney and masses": [1, 3, 2], "Masses": [3, 2], "Tumour": 2},
+    ],
+    ids=str,
+)
+def test_gasa_measures_kits_with_the_challenges_tolerances(tmp_path: Path, labels: dict[str, Any]) -> None:
+    reference = np.zeros((14, 14, 14), np.uint8)
+    reference[2:11, 2:11, 2:11] = 1
+    reference[4:8, 4:8, 4:8] = 2
+    reference[8:10, 4:8, 4:8] = 3
+    for name, array in (("references", reference), ("predictions", np.roll(reference, 1, axis=2))):
+        (tmp_path / name).mkdir()
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((1.1, 1.1, 1.1))
+        sitk.WriteImage(image, str(tmp_path / name / "a.nii.gz"))
+    file = tmp_path / "dataset.json"
+    file.write_text(json.dumps({"labels": {"background": 0, **labels}, "file_ending": ".nii.gz"}))
+
+    def measured(*words: str) -> Evaluation:
+        return evaluate_folder(
+            tmp_path / "predictions",
+            tmp_path / "references",
+            dataset_json=file,
+            settings=chosen_settings(tolerance_mm=parsed_tolerance(words), preset="gasa"),
+        )
+
+    found = measured()
+    assert list(found.settings.tolerance_mm.values()) == [1.0331, 1.1329, 1.1498]
+    assert [sorted(values) for values in found.classes.values()] == [[1, 2, 3], [2, 3], [2]]
+    # moved by 1.1 mm: beyond the first, within the other two
+    whole, masses, tumour = (values["nsd"] for values in found.cases[0].metrics.values())
+    assert whole < 0.95 and masses == tumour == 1
+    assert list(measured("tumor=3").settings.tolerance_mm.values()) == [1.0331, 1.1329, 3.0]
+    assert list(measured("1").settings.tolerance_mm.values()) == [1.0, 1.0, 1.0]
+
+
+def test_gasa_takes_classes_that_only_sound_like_kits_as_they_are() -> None:
+    for classes in (
+        {"kidney": (1,), "masses": (2,), "tumor": (3,)},
+        {"kidney": (1, 2), "masses": (1, 2), "tumor": (2,)},
+        {"kidney": (1, 2), "tumor": (2,)},
+        {"kidney": (1, 2), "tumor": (2,), "cyst": (3,)},
+    ):
+        selection = find_preset("gasa").select(classes)
+        assert selection.classes == classes and selection.tolerance_mm == {}
 
 
 def test_gasa_takes_other_classes_as_they_are_and_averages_like_nnunet() -> None:
@@ -215,5 +308,6 @@ def test_tolerances_of_kits_find_their_classes() -> None:
     assert completed.tolerance_mm == {"kidney": 1.0331, "masses": 1.1329, "tumor": 1.1498}
     with pytest.raises(InputError, match="the classes are liver"):
         settings_for(chosen_settings(tolerance_mm=tolerance), {"liver": (1,)})
+    assert parsed_tolerance(["masses=2", "kits23"]) == {**KITS23_TOLERANCE_MM, "masses": 2.0}
     assert parsed_tolerance(["2", "liver=3", "a=b=4"]) == {ALL_CLASSES: 2.0, "liver": 3.0, "a=b": 4.0}
     assert parsed_tolerance(None) == 1.0

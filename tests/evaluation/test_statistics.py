@@ -1,5 +1,6 @@
 """Paired statistics against published examples, scipy, and arithmetic done by hand."""
 
+import gc
 import math
 import subprocess
 import sys
@@ -134,6 +135,30 @@ def test_as_scipy(n: int) -> None:
     assert found.wilcoxon_statistic == w.statistic
     if (a != b).sum() > 13:
         assert found.wilcoxon_p == pytest.approx(w.pvalue)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-290, 1e-200, 1e200, 1e300])
+def test_the_unit_changes_no_test_even_where_squares_have_no_double(unit: float) -> None:
+    a, b = np.array([1.0, 3.0, 2.0, 0.0]), np.array([0.0, 1.0, 5.0, 7.0])
+    found, plain = compare_paired(a * unit, b * unit), compare_paired(a, b)
+    for name in ("t_statistic", "t_p", "wilcoxon_p", "effect_size", "rank_biserial", "wins", "losses"):
+        assert getattr(found, name) == pytest.approx(getattr(plain, name)), name
+    for name in ("mean_difference", "sd_difference", "ci_low", "ci_high"):
+        assert getattr(found, name) / unit == pytest.approx(getattr(plain, name)), name
+    assert compare_paired([5e-324, 0.0], [0.0, 0.0]).ties == 2, "below 1e-300 nothing differs"
+
+
+def test_holm_leaves_what_the_caller_froze() -> None:
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        assert before > 0
+        holm([0.01, 0.02])
+        assert gc.get_freeze_count() >= before
+    finally:
+        gc.unfreeze()
+    holm([0.01, 0.02])
+    assert gc.get_freeze_count() == 0
 
 
 def test_wilcoxon_with_ties_is_exact_for_few_pairs() -> None:

@@ -87,6 +87,8 @@ def test_metrics_weigh_by_size() -> None:
     assert distances.hd95_mm() == 3  # the other way the second value is less than 5 % of the area, so it is 1
     alike = SurfaceDistances(*map(np.array, ([0.0, 3.0], [1.0, 2.0])))
     assert alike.assd_mm() == 1.5 and alike.nsd(1.0) == 0.5 and alike.nsd(0.9) == 0.25
+    in_seven_digits = SurfaceDistances(*map(np.array, ([float(np.float32(0.8)), 0.80001], [0.0])))
+    assert in_seven_digits.nsd(0.8) == pytest.approx(2 / 3)
     assert alike.hd95_mm() == pytest.approx(0.95 * 3)  # between two values, as NumPy interpolates
 
 

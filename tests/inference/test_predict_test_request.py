@@ -1,6 +1,8 @@
 """What `nnunet-attn predict-test` refuses before anything runs, and which files it takes for whole."""
 
 import gzip
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from skimage.io import imsave
 from nnunet_attn.cli import main
 from nnunet_attn.errors import InputError
 from nnunet_attn.inference.predict_test import predict_test
-from nnunet_attn.inference.predict_test_files import is_whole
+from nnunet_attn.inference.predict_test_files import claimed, is_whole
 from nnunet_attn.inference.predict_test_request import cases_in
 from tests.made.predict_test import DATASET, TRAINERS, Stock, label, model_of, request, write_label
 
@@ -83,6 +85,37 @@ def test_wrong_requests_are_named(root: Path, stock: Stock, changed: dict[str, A
     with pytest.raises(InputError, match=message):
         predict_test(request(**changed))
     assert not stock.commands
+
+
+@pytest.mark.parametrize("ending", [5, None, ""])
+def test_a_file_ending_that_is_no_text_is_named(root: Path, stock: Stock, ending: object) -> None:
+    file = model_of(root) / "dataset.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "file_ending": ending}))
+    with pytest.raises(InputError, match=rf"dataset\.json: file_ending is {ending!r}, not a text such as \.nii\.gz"):
+        predict_test(request())
+    assert not stock.commands
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+def test_a_lock_that_its_run_has_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    output, flock, opened = tmp_path / "out", fcntl.flock, []
+
+    def late(stream: Any, flags: int) -> None:
+        if not opened:  # between our opening and locking the run that made the file ends, and another one begins
+            (tmp_path / ".out.lock").unlink()
+            (tmp_path / ".out.lock").touch()
+        opened.append(stream)
+        flock(stream, flags)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claimed(output):
+        assert len(opened) == 2
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="another run of this command"), claimed(output):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_fold_is_a_number(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Loose images and labels as they lie on people's disks, tiny."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,13 @@ def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 1000, shape).astype(np.int16)
 
 
-def label(values: Sequence[int] = (1,), shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """Return a label map with one row of voxels for each value."""
+def label(values: Sequence[int] = (1,), shape: tuple[int, ...] = SHAPE, number: int = 0) -> np.ndarray:
+    """Return a label map with one row of voxels for each value; those of other numbers differ in a voxel."""
     array = np.zeros(shape, np.int16)
     for row, value in enumerate(values):
         array[..., 1 + row, 2:5] = value
+    if number and values:
+        array[..., 0, number] = values[0]
     return array
 
 
@@ -59,7 +61,7 @@ def cases(
         SourceCase(
             f"case_{number}",
             (write(folder / f"image_{number}{ending}", volume(number, shape)),),
-            write(folder / f"label_{number}{ending}", label(values, shape)),
+            write(folder / f"label_{number}{ending}", label(values, shape, number)),
             test=number in test,
         )
         for number in range(count)
@@ -67,9 +69,18 @@ def cases(
 
 
 def dicom_series(
-    folder: Path, array: np.ndarray, uid: str = "1.2.826.0.1.1", modality: str = "CT", missing: Sequence[int] = ()
+    folder: Path,
+    array: np.ndarray,
+    uid: str = "1.2.826.0.1.1",
+    modality: str = "CT",
+    missing: Sequence[int] = (),
+    place: Callable[[int], Sequence[float]] = lambda number: (0, 0, number * SPACING[2]),
+    directions: Callable[[int], Sequence[float]] = lambda _: (1, 0, 0, 0, 1, 0),
 ) -> Path:
-    """Write (z y x) as a DICOM series of one file a slice, without the slices that are missing."""
+    """Write (z y x) as a DICOM series of one file a slice, without the slices that are missing.
+
+    Slices lie at `place` (x y z), and their rows and columns go to `directions`, by their numbers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -84,15 +95,39 @@ def dicom_series(
             "0020|000d": f"{uid}.9",
             "0020|000e": uid,
             "0020|0013": str(number),
-            "0020|0032": f"0\\0\\{number * SPACING[2]}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0032": "\\".join(map(str, place(number))),
+            "0020|0037": "\\".join(map(str, directions(number))),
             "0018|0050": str(SPACING[2]),
+            "0028|1052": "0",
+            "0028|1053": "1",
         }
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{uid}_{number}.dcm"))
         writer.Execute(image)
     return folder
+
+
+def half_slope(file: Path) -> None:
+    """Let a file of `dicom_series` say that the values are half of what is stored, as scans of PET do."""
+    tag = b"\x28\x00\x53\x10\x02\x00\x00\x00"
+    _swap(file, tag + b"1 ", tag + b".5")
+
+
+def without_place(file: Path) -> None:
+    """Take the position from a file of `dicom_series`, by giving it a tag of no meaning."""
+    _swap(file, b"\x20\x00\x32\x00", b"\x20\x00\x33\x00")
+
+
+def inverted(file: Path) -> None:
+    """Let a file of `dicom_series` say that low values are bright."""
+    _swap(file, b"MONOCHROME2", b"MONOCHROME1")
+
+
+def _swap(file: Path, old: bytes, new: bytes) -> None:
+    content = file.read_bytes()
+    assert content.count(old) == 1 and len(old) == len(new)
+    file.write_bytes(content.replace(old, new))
 
 
 def cut(file: Path, share: float = 0.6) -> Path:

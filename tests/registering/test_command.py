@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_attn.cli import main
-from nnunet_attn.registering import writing
+from nnunet_attn.registering import show, writing
 from tests.made.unsorted import CASES, ct, organ, write_picture, write_pictures, write_scans, write_volume
 
 Register = Callable[..., tuple[int, str, str]]
@@ -139,6 +139,38 @@ def test_regions_maps_and_the_ignored_value(tmp_path: Path, register: Register) 
     assert np.unique(label).tolist() == [0, 1, 2, 3]
 
 
+def test_values_below_0_are_mapped_and_scribbles_leave_0_out(tmp_path: Path, register: Register) -> None:
+    write_scans(tmp_path)
+    write_volume(tmp_path / "masks" / "bob_1_seg.nii.gz", organ().astype(np.int16) - 2 * (organ() == 1))
+    words = ("-d", "7", "-n", "L", *FOLDERS, "--dry-run")
+    _, printed, error = register(*words, "--map=-1=2", "--map", "1=1", "2=1")
+    assert "(source -> new): -1 -> 2, 0 -> 0, 1 -> 1, 2 -> 1" in printed, error
+    printed = register(*words, "--map=-1=1", "--map", "1=0", "2=1", "--ignore", "0", "--label", "liver=1")[1]
+    assert "(source -> new): -1 -> 1, 0 -> 2, 1 -> 0, 2 -> 1" in printed
+    assert "labels: background = 0, liver = 1, ignore = 2" in printed and "in no case" not in printed
+
+
+def test_help_says_how_values_below_0_are_mapped_and_what_is_mended(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["register", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--map=-1=2" in printed and "by more than half a voxel" in printed
+
+
+def test_cases_on_several_drives_are_shown_by_their_whole_paths(
+    tmp_path: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scans(tmp_path)
+
+    def on_two_drives(_: object) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(show.os.path, "commonpath", on_two_drives)
+    code, printed, error = register("-d", "7", "-n", "L", *FOLDERS, "--dry-run")
+    assert code == 0, error
+    assert "\nCases:\n" in printed and f"{tmp_path}/scans/anna_1.nii.gz  {tmp_path}/masks/anna_1_seg.nii.gz" in printed
+
+
 def test_links_repairs_and_other_endings(tmp_path: Path, register: Register) -> None:
     write_scans(tmp_path)
     write_volume(tmp_path / "masks" / "bob_1_seg.nii.gz", organ(), origin=(0.5, 0.0, 0.0))
@@ -203,6 +235,11 @@ def test_a_known_layout_needs_no_names(tmp_path: Path, register: Register) -> No
     assert code == 0, error
     assert "Dataset007_Liver: 3 cases for training, 1 held out" in printed and "left out" in printed
     assert "3 cases for training, 1 held out" in register(*words, "--leave-out", "liver_2", "--dry-run")[1]
+    # what is left out is not drawn: of two cases one is for training, whatever the seed
+    for seed in "0123":
+        draw = ("--test", "1", "--seed", seed, "--leave-out", "liver_2", "liver_3", "--dry-run")
+        assert "1 case for training, 1 held out" in register(*words, *draw)[1]
+    assert "'CT=X' does not go with --layout" in register(*words, "--channels", "CT=X")[2]
     assert register(*words, "-n", "Mine")[0] == 0
     made = described(tmp_path, "Dataset007_Mine")
     assert made["channel_names"] == {"0": "CT"} and made["labels"] == {"background": 0, "liver": 1, "cancer": 2}
@@ -222,7 +259,17 @@ def test_a_known_layout_needs_no_names(tmp_path: Path, register: Register) -> No
         ([*FOLDERS, "--test-labels", "masks"], ["--test-labels goes with --test-images"]),
         ([*FOLDERS, "--test", "1", "--test-list", "x"], ["give one kind"]),
         ([*FOLDERS, "--seed", "1"], ["--seed", "--test"]),
-        ([*FOLDERS, "--test", "6"], ["0 cases would be left"]),
+        ([*FOLDERS, "--test", "6"], ["no case would be left"]),
+        (
+            [*FOLDERS, "--test", "1", "--seed", "99999999999"],
+            ["--seed 99999999999: give a number from 0 to 4294967295"],
+        ),
+        ([*FOLDERS, "--raw", "cases.csv", "--dry-run"], ["cannot make the folder cases.csv (File exists)"]),
+        ([*FOLDERS, "--raw", "cases.csv/raw", "--dry-run"], ["cases.csv/raw (Not a directory): choose another one"]),
+        ([*FOLDERS, "--raw", "r" * 256, "--dry-run"], ["(File name too long): choose another one"]),
+        ([*FOLDERS, "--channels", "CT=X", "--channels-in-file"], ["'CT=X' does not go with --channels-in-file"]),
+        ([*FOLDERS, "--label", "a=1,2", "b=2", "--regions-order", "2", "1"], ["1 stands for 'b', which has 2"]),
+        ([*FOLDERS, "--leave-out", *CASES], ["--leave-out names every case: keep some"]),
         ([*FOLDERS, "--test-list", "none"], ["--test-list none cannot be read"]),
         ([*FOLDERS, "--label", "liver"], ["'liver'", "NAME=VALUE"]),
         ([*FOLDERS, "--label", "liver=1", "liver=2"], ["'liver' is there twice"]),
@@ -256,7 +303,8 @@ def test_a_name_and_a_raw_folder_are_needed(
     assert code == 2 and "-n is missing" in error
     for wrong in ("0", "1000"):
         assert "1 to 999" in register("-d", wrong, "-n", "A", *FOLDERS)[2]
-    assert "name='a b'" in register("-d", "7", "-n", "a b", *FOLDERS)[2]
+        assert f"-d {wrong}: " in register("-d", wrong, "-n", "A", *FOLDERS)[2]
+    assert "-n 'a b': a data set's name" in register("-d", "7", "-n", "a b", *FOLDERS)[2]
     monkeypatch.delenv("nnUNet_raw")
     code, _, error = register("-d", "7", "-n", "A", *FOLDERS)
     assert code == 2 and "nnUNet_raw is not set" in error

@@ -64,6 +64,23 @@ def test_a_large_mismatch_is_none_to_mend(other: Grid) -> None:
     assert found is not None and not found.small
 
 
+def test_channels_are_mended_by_half_a_voxel_at_most() -> None:
+    def small(other: Grid) -> bool:
+        found = mismatch(other, GRID, channels=True)
+        assert found is not None
+        return found.small
+
+    assert mismatch(GRID, GRID, channels=True) is None
+    assert mismatch(replace(GRID, direction=_turned(0.0009)), GRID, channels=True) is None
+    assert small(replace(GRID, origin=(10.0, 20.0, 32.0)))
+    assert not small(replace(GRID, origin=(10.0, 20.0, 32.1)))
+    assert not small(replace(GRID, direction=_turned(0.002)))
+    assert small(replace(GRID, spacing=(1.009, 2.0, 4.0)))  # 7 voxels: 0.06 voxel at the last
+    wide = replace(GRID, size=(512, 6, 5))
+    found = mismatch(replace(wide, spacing=(1.002, 2.0, 4.0)), wide, channels=True)  # a voxel at the last
+    assert found is not None and not found.small
+
+
 def test_other_sizes_are_never_mended() -> None:
     found = mismatch(replace(GRID, size=(7, 6, 4)), GRID)
     assert found is not None and not found.small

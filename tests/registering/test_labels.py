@@ -46,11 +46,27 @@ def test_labels_as_nnunet_has_them() -> None:
         (TUMOUR, (1,), "regions_class_order 1 does not fit"),
         (TUMOUR, (1, 5), "regions_class_order 1, 5 does not fit"),
         (ORGANS, (1, 2), "regions_class_order is given, but no label is a region"),
+        ({"background": 0, "liver": 0, "spleen": 1}, None, "label 'liver' holds 0, which is the background"),
+        ({"background": 0, "all": (0, 1), "core": 1}, (1, 1), "label 'all' holds 0, which is the background"),
+        ({"background": 0, "a": (1, 2), "b": 2}, (2, 1), "order 2, 1: 1 stands for 'b', which has 2; give one value"),
+        ({"background": 0, "a": (1, 2), "b": (1, 2)}, (1, 1), "order 1, 1: give each region a value of its own"),
+        # the small region first: it is painted over
+        ({"background": 0, "core": 2, "whole": (1, 2)}, (2, 1), "the value 2, which is core and whole, .* as 1, which"),
+        # 3 is in both regions, and no value is left to say so
+        ({"background": 0, "a": (1, 3), "b": (2, 3)}, (1, 2), "the value 3, which is a and b, would be written as 2,"),
     ],
 )
 def test_labels_that_nnunet_would_refuse(labels: Mapping[str, Any], order: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_labels(labels, order)
+
+
+def test_orders_by_which_regions_come_out_as_they_went_in() -> None:
+    overlapping = {"background": 0, "a": (1, 3), "b": (2, 3), "both": 3}
+    assert check_labels(overlapping, (1, 2, 3))["b"] == [2, 3]
+    # 2 and 3 are the same regions, so that 3 may come out as 2
+    assert check_labels({"background": 0, "whole": (1, 2, 3), "core": (2, 3)}, (1, 2))["core"] == [2, 3]
+    assert check_labels({"background": 0, "liver": (1, 1)}, None)["liver"] == 1
 
 
 def test_a_mask_of_0_and_255_becomes_0_and_1() -> None:
@@ -70,6 +86,31 @@ def test_given_labels_keep_the_values_they_know() -> None:
     assert _scheme([0, 2], ORGANS).value_map == {0: 0, 2: 2}
     assert _scheme([0, 2], ORGANS).warnings == ("label 'liver' (1) is in no case",)
     assert _scheme([0, 100, 200], ORGANS).value_map == {0: 0, 100: 1, 200: 2}
+
+
+def test_a_stray_value_becomes_no_label_by_its_place_in_the_order() -> None:
+    found = {0: list("abcdef"), 1: list("abcdef"), 7: ["c"]}
+    two = {"background": 0, "liver": 1, "tumour": 2}
+    with pytest.raises(InputError, match=r"no label has: 7 in c; .* name every value by --map, such as --map=7=0"):
+        label_scheme(found, two, None, None, None)
+    with pytest.raises(InputError, match=r"no label has: 3 in a, b"):
+        _scheme([0, 2, 3], two)
+    # where none of them is a label's value, few cases are told
+    (warning,) = label_scheme({0: list("abc"), 50: list("abc"), 70: ["c"]}, two, None, None, None).warnings
+    assert "70 in 1 (c)" in warning
+    # and so they are where nobody named the labels
+    (warning,) = label_scheme({0: list("abc"), 1: list("abc"), 2: ["c"]}, None, None, None, None).warnings
+    assert "2 in 1 (c)" in warning
+    assert not label_scheme({0: list("abc"), 1: list("abc"), 2: ["c"]}, two, None, None, None).warnings
+
+
+def test_scribbles_ignore_the_value_0() -> None:
+    one = {"background": 0, "liver": 1}
+    scheme = _scheme([0, 1, 2], one, {1: 0, 2: 1}, None, 0)
+    assert (scheme.value_map, scheme.warnings) == ({0: 2, 1: 0, 2: 1}, ())
+    assert scheme.labels == {"background": 0, "liver": 1, "ignore": 2}
+    (warning,) = _scheme([0, 1], one, None, None, 0).warnings
+    assert "background (0) is in no case; if the value 0 is background, leave --ignore out" in warning
 
 
 def test_a_value_without_label_is_refused_with_its_cases() -> None:
@@ -113,7 +154,10 @@ def test_the_ignored_value_becomes_the_highest_label() -> None:
 
 def test_regions() -> None:
     scheme = _scheme(
-        [0, 1, 2, 4], {"background": 0, "whole": (1, 2, 3), "core": (2, 3), "enhancing": 3}, None, (1, 2, 3)
+        [0, 1, 2, 4],
+        {"background": 0, "whole": (1, 2, 3), "core": (2, 3), "enhancing": 3},
+        {1: 1, 2: 2, 4: 3},
+        (1, 2, 3),
     )
     assert scheme.value_map == {0: 0, 1: 1, 2: 2, 4: 3}
     assert scheme.labels == {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
@@ -122,7 +166,9 @@ def test_regions() -> None:
 
 
 def test_values_below_zero_are_not_guessed() -> None:
-    with pytest.raises(InputError, match=r"below 0, whose meaning cannot be guessed: -1 in a, b; .* or map or ignore"):
+    with pytest.raises(
+        InputError, match=r"below 0, whose meaning cannot be guessed: -1 in a, b; .*--map=-1=0, or one by --ignore"
+    ):
         _scheme([-1, 0, 1])
 
 

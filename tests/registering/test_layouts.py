@@ -80,7 +80,7 @@ def test_lists_replace_the_own_split_and_leave_out_what_has_no_label(tmp_path: P
     own = read("btcv", tmp_path)
     assert names(own, test=True) == ["img0061", "img0062"]
     assert own.notes == (
-        "6 cases are for training and 2 for testing; FINE and GASA-UNet used 18 and 12, and did not print which: "
+        "6 cases for training and 2 for testing; FINE and GASA-UNet used 18 and 12, and did not print which: "
         "name yours by --test-list",
     )
     listed = read("btcv", tmp_path, LayoutOptions(test_cases=frozenset({"img0002", "img0005"})))
@@ -255,6 +255,13 @@ def test_a_task_of_several_channels_has_them_in_one_file(tmp_path: Path) -> None
         ('"1": "Anterior"', '"3": "Anterior"', "'labels' is .* names 0, 1, 2, ... one by one, background first"),
         ('"modality"', '"mode"', "'modality' is None"),
         ("./imagesTr/hippocampus_002.nii.gz", "./imagesTr/hippocampus_099.nii.gz", "1 of the 6 training images"),
+        (
+            '"./imagesTr/hippocampus_002.nii.gz"',
+            "5",
+            "'training' is no list of images and labels; give the folder of a",
+        ),
+        ('"training": ', '"training": 5, "more": ', "'training' is no list"),
+        ('"training": ', '"training": [5], "more": ', "'training' is no list"),
     ],
 )
 def test_a_damaged_task_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
@@ -310,6 +317,10 @@ def test_glas_without_or_with_a_damaged_table_of_patients(tmp_path: Path) -> Non
     table = next(tmp_path.rglob("Grade.csv"))
     table.write_text(table.read_text().replace("train_2, 2", "train_9, 2"))
     assert "names no patient of train_2" in read("glas", tmp_path).notes[-1]
+    table.write_text("name,patient ID\ntrain_1,1\ntrain_2\ntestA_1\n")
+    short = read("glas", tmp_path)
+    assert {case.case: case.patient for case in short.cases} == {"train_1": "1", "train_2": None, "testA_1": None}
+    assert "names no patient of testA_1, train_2" in short.notes[-1]
     table.write_text("a;b\n1;2\n")
     with pytest.raises(InputError, match="no columns 'name' and 'patient ID'"):
         read("glas", tmp_path)

@@ -34,7 +34,7 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
     raw = Path(environment["nnUNet_raw"])
     made = {path.name[:10]: json.loads((path / "dataset.json").read_text()) for path in raw.iterdir()}
     assert set(made) == {f"Dataset{number}" for number in (101, 103, 106, 108, 109, 110)}
-    assert printed.count("Nothing was written") == 6
+    assert printed.count("Nothing was written") == 7
     assert "nnUNetv2_plan_and_preprocess -d 101 --verify_dataset_integrity" in printed
     assert made["Dataset101"]["labels"] == {"background": 0, "liver": 1, "tumour": 2}
     assert made["Dataset103"]["channel_names"] == {"0": "T1", "1": "FLAIR"}
@@ -45,6 +45,7 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
     assert "labels: background = 0, lung = 1, heart = 2\n" in printed
     assert "values of labels (source -> new): 0 -> 0, 100 -> 1, 200 -> 1, 255 -> 2\n" in printed
     assert made["Dataset106"]["labels"] == {"background": 0, "lungs": [1, 2], "left": 2, "ignore": 3}
+    assert "values of labels (source -> new): 0 -> 2, 1 -> 0, 2 -> 1\n" in printed
     linked = raw / "Dataset108_Linked" / "imagesTr" / "bob_1_0000.nii.gz"
     assert linked.samefile(folder / "scans" / "bob_1.nii.gz")
     assert not (raw / "Dataset110_More" / "labelsTr").exists()

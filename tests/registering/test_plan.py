@@ -174,7 +174,7 @@ def test_stacks_of_tiff(tmp_path: Path) -> None:
     given = []
     for number in range(2):
         tifffile.imwrite(tmp_path / f"image_{number}.tif", volume(number))
-        tifffile.imwrite(tmp_path / f"label_{number}.tif", label().astype(np.uint8))
+        tifffile.imwrite(tmp_path / f"label_{number}.tif", label(number=number).astype(np.uint8))
         given.append(
             SourceCase(f"case_{number}", (tmp_path / f"image_{number}.tif",), tmp_path / f"label_{number}.tif")
         )
@@ -183,7 +183,7 @@ def test_stacks_of_tiff(tmp_path: Path) -> None:
     assert (plan.reader, plan.dataset_json["overwrite_image_reader_writer"]) == ("Tiff3DIO", "Tiff3DIO")
     assert plan.cases[0].actions == ("copy",)
     (warning,) = plan.warnings
-    assert "1 cases (case_1) have no JSON file with their spacing; 1 x 1 x 1 is taken" in warning
+    assert "1 case without a JSON file of the spacing (case_1): 1 x 1 x 1 is taken" in warning
 
 
 def test_channels_of_several_files_and_of_one(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_cases_must_have_the_same_channels(tmp_path: Path) -> None:
     more = _with(given, 1, images=(*given[1].images, write(tmp_path / "more.nii.gz", volume(9))))
     _refused(more, "case_1 has 2 channels, most have 1; add or remove files")
     _refused(more, "case_1 has 2 channels, names are given for 1", channel_names=("CT",))
-    _refused(given, "2 channel names (CT, PET), but every case has 1 channels", channel_names=("CT", "PET"))
+    _refused(given, "2 channel names (CT, PET), but every case has 1 channel;", channel_names=("CT", "PET"))
     _refused(given, "two channels are called 'CT'", channel_names=("CT", "CT"))
     _refused(given, "give each channel a name", channel_names=("",))
 
@@ -224,12 +224,18 @@ def test_channels_of_a_case_must_have_one_grid(tmp_path: Path) -> None:
     given = cases(tmp_path, 1)
     small = write(tmp_path / "small.nii.gz", volume(shape=(5, 6, 6)))
     _refused(_with(given, 0, images=(*given[0].images, small)), "is 6 x 6 x 5 voxels and the first channel 7 x 6 x 5")
-    shifted = write(tmp_path / "shifted.nii.gz", volume(3), origin=(2, 0, 0))
+    shifted = write(tmp_path / "shifted.nii.gz", volume(3), origin=(0.4, 0, 0))
     two = _with(given, 0, images=(*given[0].images, shifted))
-    _refused(two, "differs a little from that of the first channel (origin 2 voxels away)", "add --repair")
+    _refused(two, "differs a little from that of the first channel (origin 0.4 voxels away)", "add --repair")
     (planned,) = _plan(two, repair=True).cases
     assert planned.actions == ("copy", "repair origin of channel")
     assert planned.images[1].grid == planned.images[0].grid and not planned.images[1].as_is
+    write(shifted, volume(3), origin=(2, 0, 0))
+    _refused(two, "does not lie where the first channel does: origin 2 voxels away", "too much to mend", repair=True)
+    angle = 0.01
+    turned = (np.cos(angle), -np.sin(angle), 0, np.sin(angle), np.cos(angle), 0, 0, 0, 1)
+    write(shifted, volume(3), direction=turned)
+    _refused(two, "does not lie where the first channel does: direction cosines 0.01 apart", repair=True)
 
 
 def test_a_label_that_lies_a_little_elsewhere_is_repaired_on_request(tmp_path: Path) -> None:
@@ -284,7 +290,7 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
     given = cases(tmp_path)
     write(tmp_path / "image_1.nii.gz", array)
     (warning,) = _plan(given).warnings
-    assert warning.startswith("1 cases (case_1): values that are not finite (NaN or infinite) are read as 0")
+    assert warning.startswith("1 case (case_1): values that are not finite (NaN or infinite) are read as 0")
 
 
 def test_labels_are_refused_by_case(tmp_path: Path) -> None:
@@ -303,7 +309,7 @@ def test_labels_without_foreground_and_labels_that_no_case_has(tmp_path: Path) -
     write(tmp_path / "label_1.nii.gz", label(()))
     assert _plan(given, labels={"background": 0, "organ": 1, "vessel": 2}).warnings == (
         "label 'vessel' (2) is in no case",
-        "1 labels have no foreground: case_1",
+        "1 label without foreground: case_1",
     )
 
 
@@ -348,6 +354,14 @@ def test_a_dicom_modality_names_the_channel(tmp_path: Path) -> None:
     given = [SourceCase("a", (dicom_series(tmp_path / "a", volume(), modality="MR"),), None, test=False)]
     given = _with(given, 0, label=write(tmp_path / "a.nii.gz", label()))
     assert _plan(given).dataset_json["channel_names"] == {"0": "MRI"}
+
+
+def test_names_that_no_file_system_takes_are_refused(tmp_path: Path) -> None:
+    given = cases(tmp_path)
+    assert _plan(_with(given, 1, case="a" * 240)).cases[1].source.case == "a" * 240
+    _refused(_with(given, 1, case="ä" * 121), "ä...: the case's name has 242 bytes; rename it to have 240 at most")
+    with pytest.raises(InputError, match=r"the data set's name has 121 bytes \(b{40}\.\.\.\); give one of 120 at most"):
+        plan_registration(Registration(7, "b" * 121, given))
 
 
 def test_images_alone_for_pretraining(tmp_path: Path) -> None:

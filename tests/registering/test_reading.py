@@ -9,10 +9,12 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 from PIL import Image
+from skimage import io
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.registering.natural import TURNED
 from nnunet_attn.registering.reading import ending_of, read_labels, read_picture
-from tests.made.loose import SPACING, cut, dicom_series, label, volume, write
+from tests.made.loose import SPACING, cut, label, volume, write
 
 VOLUMES = [".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr"]
 COLOURS = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
@@ -130,41 +132,6 @@ def test_a_header_without_a_place_in_space(tmp_path: Path) -> None:
     _refused(tmp_path / "a.nii", "the place in space in its header is not finite", "write a right one")
 
 
-def test_a_dicom_series(tmp_path: Path) -> None:
-    picture = read_picture(dicom_series(tmp_path / "a", volume()))
-    np.testing.assert_array_equal(picture.array[0], volume())
-    assert picture.grid is not None
-    assert picture.grid.spacing == pytest.approx(SPACING)
-    assert picture.modality == "CT"
-    assert not picture.plain
-
-
-def test_a_dicom_image_of_one_slice_is_2d(tmp_path: Path) -> None:
-    folder = dicom_series(tmp_path / "a", volume(shape=(1, 6, 7)), modality="CR")
-    (file,) = folder.iterdir()
-    for path in (folder, file):
-        picture = read_picture(path)
-        np.testing.assert_array_equal(picture.array, volume(shape=(1, 6, 7)))
-        assert picture.grid is not None and picture.grid.spacing == pytest.approx(SPACING[:2])
-        assert picture.modality == "CR"
-
-
-def test_two_dicom_series_in_a_folder_are_refused_with_their_uids(tmp_path: Path) -> None:
-    dicom_series(tmp_path / "a", volume(), uid="1.2.826.0.1.1")
-    dicom_series(tmp_path / "a", volume(), uid="1.2.826.0.1.2")
-    _refused(tmp_path / "a", "holds 2 DICOM series", "1.2.826.0.1.1", "1.2.826.0.1.2", "a folder of its own")
-
-
-def test_a_dicom_series_with_a_slice_missing(tmp_path: Path) -> None:
-    _refused(dicom_series(tmp_path / "a", volume(), missing=[2]), "slices are 3 mm apart, but 1 of", "such as 6 mm")
-
-
-def test_a_folder_without_dicom(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "slice.dcm").write_bytes(b"no DICOM")
-    _refused(tmp_path / "a", "holds no DICOM series that can be read")
-
-
 def test_natural_images(tmp_path: Path) -> None:
     for ending in (".png", ".bmp", ".tif"):
         file = tmp_path / f"a{ending}"
@@ -216,6 +183,20 @@ def test_alpha_is_left_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(picture.array, np.moveaxis(COLOURS, -1, 0)[:channels])
         assert picture.notes == ("its alpha channel was left out",)
         assert not picture.plain
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".tif"])
+def test_an_orientation_that_is_not_followed_is_told(tmp_path: Path, ending: str) -> None:
+    image, exif = Image.fromarray(COLOURS), Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees
+    image.save(tmp_path / f"a{ending}", exif=exif)
+    picture = read_picture(tmp_path / f"a{ending}")
+    assert picture.notes == (TURNED,) and picture.shape == (8, 9)
+    read = io.imread(tmp_path / f"a{ending}")  # what nnU-Net reads by
+    np.testing.assert_array_equal(picture.array, np.moveaxis(read, -1, 0))
+    exif[274] = 1
+    image.save(tmp_path / f"b{ending}", exif=exif)
+    assert read_picture(tmp_path / f"b{ending}").notes == ()
 
 
 def test_a_palette_is_colours_in_an_image_and_numbers_in_a_label(tmp_path: Path) -> None:

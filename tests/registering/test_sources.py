@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.registering.held_out import hold_out_drawn, hold_out_listed, leave_out, read_names
+from nnunet_attn.registering.held_out import hold_out_drawn, hold_out_listed, read_names
 from nnunet_attn.registering.model import SourceCase
-from nnunet_attn.registering.naming import Found, legal_name, stem
+from nnunet_attn.registering.naming import Found, counted, legal_name, stem
 from nnunet_attn.registering.sources import from_csv, from_folders, from_pattern
 from tests.made.loose import dicom_series, volume
 
@@ -248,7 +248,7 @@ def test_csv_names_cases_by_their_images(tmp_path: Path) -> None:
         ("image,age\na.nii,5\n", ["line 1", "'age' is not known"]),
         ("image,image\na.nii,b.nii\n", ["line 1", "there twice"]),
         ("image,image_0001\na.nii,b.nii\n", ["image and image_0001"]),
-        ("image,label\na.nii,s/a.nii\nb.nii\n", ["line 3", "1 cells"]),
+        ("image,label\na.nii,s/a.nii\nb.nii\n", ["line 3", "1 cell,"]),
         ("image,label\na.nii,s/a.nii\nb.nii,\n", ["line 3", "label is empty"]),
         ("image,patient\na.nii,p\nb.nii, \n", ["line 3", "patient is empty"]),
         ("image\na.nii\nc.nii\n", ["line 3", "c.nii does not exist"]),
@@ -300,7 +300,7 @@ def test_drawn_cases_are_whole_patients() -> None:
         ("aabb", 1, "do not make 1; ask for --test 2"),
         ("aaabbb", 2, "ask for --test 3"),
         ("aaa", 1, "one patient only"),
-        ("--", 2, "0 cases would be left"),
+        ("--", 2, "no case would be left"),
         ("--", 0, "1 case or more"),
     ],
 )
@@ -319,7 +319,7 @@ def test_lists_name_cases_as_the_source_or_the_data_set_does(tmp_path: Path) -> 
     for test, train, part in (
         (["x"], None, "'x' of --test-list is no case; cases are called as 'c02'"),
         (["c02"], ["c02"], "in --test-list and in --train-list"),
-        (["c_01", "c02", "c03", "c04"], None, "0 cases would be left"),
+        (["c_01", "c02", "c03", "c04"], None, "no case would be left"),
     ):
         with pytest.raises(InputError, match=part):
             hold_out_listed(given, test, train)
@@ -329,11 +329,20 @@ def test_lists_name_cases_as_the_source_or_the_data_set_does(tmp_path: Path) -> 
             read_names(file)
 
 
-def test_cases_are_left_out_by_name() -> None:
-    given = tuple(SourceCase(name, ()) for name in ("c_01", "c02", "c03"))
-    assert [case.case for case in leave_out(given, ["c 01", "c03"])] == ["c02"]
-    with pytest.raises(InputError, match="'c04' of --leave-out is no case"):
-        leave_out(given, ["c04"])
+def test_one_is_not_many(tmp_path: Path) -> None:
+    assert [counted(number, "case") for number in (0, 1, 2)] == ["0 cases", "1 case", "2 cases"]
+    touch(tmp_path / "i", ["a b.png", "notes.txt"])
+    assert [note.partition(" in ")[0] for note in from_folders([tmp_path / "i"]).notes] == [
+        "left out as no images: 1 file",
+        "made legal for nnU-Net: 1 name of cases, 'a b' -> 'a_b'",
+    ]
+
+
+def test_seeds_are_those_that_numpy_takes() -> None:
+    for seed in (-1, 2**32):
+        with pytest.raises(InputError, match=rf"--seed {seed}: give a number from 0 to 4294967295"):
+            hold_out_drawn(cases("----"), 1, seed)
+    assert sum(case.test for case in hold_out_drawn(cases("----"), 1, 2**32 - 1)) == 1
 
 
 @pytest.mark.parametrize("test_labels", ["l", "tl"])

@@ -32,8 +32,27 @@ def test_several_processes() -> None:
     assert done == [1, 2, 3, 4, 5]
     with pytest.raises(InputError, match="13 is refused"):
         run_all(_double, [1, 13], 2, done.append)
-    with pytest.raises(InputError, match=r"a process was ended from outside, .* -np 1"):
+    with pytest.raises(InputError, match=r"a process was ended from outside, .* -np 1; .* below `if __name__ == "):
         run_all(_double, [1, 14], 2, done.append)
+
+
+_UNGUARDED = """
+import time
+from nnunet_attn.errors import InputError
+from nnunet_attn.registering.workers import run_all
+
+try:
+    run_all(time.sleep, [0.01] * 2, 2, lambda done: None)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(_UNGUARDED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert 'put the call below `if __name__ == "__main__":`' in done.stdout
 
 
 _SLEEPERS = """

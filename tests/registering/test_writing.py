@@ -81,7 +81,7 @@ def test_a_data_set(tmp_path: Path) -> None:
     assert seen == [("write", done, 3) for done in range(4)]
     image, seg, properties = _read_by_nnunet(folder, "case_1")
     np.testing.assert_array_equal(image[0], volume(1))
-    np.testing.assert_array_equal(seg, label((1,)))
+    np.testing.assert_array_equal(seg, label((1,), number=1))
     assert properties["spacing"] == list(reversed(SPACING))
 
 

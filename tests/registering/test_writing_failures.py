@@ -191,6 +191,21 @@ def test_a_killed_run_leaves_nothing_half_written_and_the_next_one_cleans_up(tmp
     assert len(_names(folder)) == 8
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks of POSIX")
+def test_a_run_of_another_container_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # another container counts processes for itself, so here its number is of no process
+    monkeypatch.setattr(writing, "_runs", lambda _: False)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    with writing._temporary(raw, "Dataset007_Made") as live:
+        (live / "Dataset007_Made").mkdir()
+        dead = raw / f"{live.name}-dead"
+        shutil.copytree(live, dead)
+        folder = _written(raw, cases(tmp_path))
+        assert {file.name for file in raw.iterdir()} == {folder.name, live.name}
+    assert [file.name for file in raw.iterdir()] == [folder.name]
+
+
 def test_hard_links_to_another_disk_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:

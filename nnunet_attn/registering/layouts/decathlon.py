@@ -132,8 +132,16 @@ def _ordered_names(root: Path, description: Mapping[str, Any], key: str) -> tupl
 
 def _check_complete(root: Path, description: Mapping[str, Any], images: Mapping[str, Path]) -> None:
     """Refuse a folder that lacks images which its dataset.json lists."""
-    entries = description.get("training")
-    listed = [entry.get("image", "") for entry in entries if isinstance(entry, dict)] if entries else []
+    entries = description.get("training") or []
+    listed: list[str] = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        name = entry.get("image") if isinstance(entry, dict) else None
+        listed += [name] if isinstance(name, str) else []
+    if not isinstance(entries, list) or len(listed) < len(entries):
+        raise InputError(
+            f"{root / 'dataset.json'}: 'training' is no list of images and labels; give the folder of a task as it was "
+            "unpacked"
+        )
     missing = [name for name in listed if Path(name).name.removesuffix(".nii.gz") not in images]
     if missing:
         raise InputError(

@@ -74,7 +74,9 @@ def _patients(file: Path) -> tuple[Mapping[str, str], tuple[str, ...]]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             rows = [
-                {str(key).strip(): str(value).strip() for key, value in row.items()} for row in csv.DictReader(opened)
+                # a row that is too short has no patient, not one called None
+                {str(key).strip(): str(value).strip() for key, value in row.items()}
+                for row in csv.DictReader(opened, restval="")
             ]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{file} cannot be read ({error}); unpack it again") from error

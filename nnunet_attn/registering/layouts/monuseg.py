@@ -1,6 +1,7 @@
 """MoNuSeg 2018: nuclei in H&E-stained tissue, annotated by polygons."""
 
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ class PolygonMask:
 def read(folder: Path, options: LayoutOptions) -> LayoutData:
     """Read `Tissue Images/*.tif` with `Annotations/*.xml`, and `MoNuSegTestData`, which has both in one folder.
 
-    What is below a folder with "test" in its name is held out. Patient and site are those of the TCGA barcodes.
+    What is below a folder with a word that begins with "test" in its name is held out. Patient and site are those of
+    the TCGA barcodes.
 
     Raises:
         InputError: If the folder is another tree, a case is incomplete, or an option does not fit.
@@ -94,7 +96,7 @@ def read(folder: Path, options: LayoutOptions) -> LayoutData:
     no_choice(options, NAME)
     found: dict[str, SourceCase] = {}
     for images, annotations in _image_folders(checked_folder(folder, NAME)):
-        test = "test" in os.path.relpath(images, folder).lower()
+        test = _says_test(os.path.relpath(images, folder))
         pairs = paired(
             named_files(images, (".tif", ".tiff")),
             named_files(annotations, (".xml",)),
@@ -131,6 +133,12 @@ def _image_folders(folder: Path) -> list[tuple[Path, Path]]:
         elif named_files(each, (".tif", ".tiff")) and named_files(each, (".xml",)):
             found.append((each, each))
     return found
+
+
+def _says_test(path: str) -> bool:
+    """Tell whether a word of a path begins with "test": of `TestData` and `test_images`, not of `latest`."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", path)
+    return any(word.lower().startswith(("test", "monusegtest")) for word in words)
 
 
 def _barcode(name: str) -> tuple[str | None, str | None]:

@@ -9,6 +9,7 @@ from typing import Any
 from nnunet_attn.errors import InputError
 from nnunet_attn.registering.layouts.contract import LayoutOptions
 from nnunet_attn.registering.model import SourceCase
+from nnunet_attn.registering.naming import counted
 
 DEPTH = 3
 """How many folders deep an archive may have been unpacked: archives often hold a folder of their own name."""
@@ -173,7 +174,7 @@ def paired(
             first = expected.format(case=missing[0])
             raise InputError(
                 f"{len(missing)} of {len(have)} cases have no {what} ({shown(missing)}): {first} is missing; "
-                "unpack all of the download, or take these cases out of it"
+                "unpack all of the download, or take the files of these cases out of it"
             )
     return [(name, image, labels[name]) for name, image in sorted(images.items())]
 
@@ -202,13 +203,14 @@ def divided(
     if left_out := len(cases) - len(kept):
         without = sum(case.label is None for case in cases) - sum(case.label is None for case in kept)
         notes.append(
-            f"left out: {left_out} of {len(cases)} cases" + (f", {without} without a label" if without else "")
+            f"left out: {left_out} of {counted(len(cases), 'case')}"
+            + (f", {without} without a label" if without else "")
         )
     counts = [sum(case.test is part for case in kept) for part in (False, True)]
     if paper and counts != [paper.train, paper.test]:
         notes.append(
-            f"{counts[0]} cases are for training and {counts[1]} for testing; {paper.papers} used {paper.train} and "
-            f"{paper.test}, and did not print which: name yours by --test-list"
+            f"{counted(counts[0], 'case')} for training and {counts[1]} for testing; {paper.papers} used {paper.train} "
+            f"and {paper.test}, and did not print which: name yours by --test-list"
         )
     return tuple(kept), tuple(notes)
 
