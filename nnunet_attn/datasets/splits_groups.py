@@ -38,8 +38,8 @@ def patients_of(found: LabelledCases, source: str | Path) -> dict[str, str]:
     patients = registered_patients(found)
     if all(patient == _own(case) for case, patient in patients.items()):
         raise InputError(
-            f"--groups: none of the {len(found.cases)} cases has a patient in {CASES_FILE}; give a file: --groups FILE.csv "
-            "with the columns case and patient"
+            f"--groups: none of the {len(found.cases)} cases has a patient in {CASES_FILE}; give a file: --groups "
+            "FILE.csv with the columns case and patient"
         )
     return patients
 

@@ -107,7 +107,7 @@ def compare(
         warnings=(
             *ready.warnings,
             *statistical_warnings(ready, splits),
-            *([] if by_patient or splits else several_cases(ready.keys, patients or {})),
+            *([] if splits else several_cases(ready.keys, patients or {}, by_patient)),
             *few_pairs(results),
             *missing_classes(results),
         ),

@@ -110,7 +110,8 @@ class Comparison:
         settings: What was measured.
         results: For each metric the mean over classes, then each class.
         keys: Fold and case of each value.
-        paired_over: "cases", "patients" where their cases are averaged, or "splits" where a case is in several folds, or folds are random draws.
+        paired_over: "cases", "patients" where their cases are averaged, or "splits" where a case is in several folds,
+            or folds are random draws.
         splits: Those folds; empty where cases are paired.
         confidence: Of the intervals.
         n_bootstrap: Resamples of the intervals.

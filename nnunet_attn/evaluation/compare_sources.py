@@ -136,7 +136,8 @@ def predicted_tests(
         for _, request in lacking:
             together.setdefault(replace(request, trainers=()), []).extend(request.trainers)
         commands = "; ".join(command_of(request, trainers) for request, trainers in together.items())
-        more = f" (nor those of {len(lacking) - 1} other trainers)" if len(lacking) > 1 else ""
+        others = len(lacking) - 1
+        more = f" (nor those of {others} other trainer{'s' * (others > 1)})" if others else ""
         raise InputError(f"{lacking[0][0]} does not exist{more}; predict first: {commands}")
     earlier = [_earlier(folder, trained.preset) for folder in folders]
     settings = _shared_settings(earlier, trained.preset)

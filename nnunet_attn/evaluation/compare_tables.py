@@ -112,7 +112,7 @@ def what_is_compared(comparison: Comparison) -> str:
 def _glossary(comparison: Comparison) -> str:
     """What stands in the tables and how it was computed: also the sentence for a paper's methods section."""
     unit = comparison.paired_over.removesuffix("s")
-    averaged = [f"a {each}" for each, is_so in (("patient", comparison.by_patient), ("split", unit == "split")) if is_so]
+    averaged = [*(["a patient"] if comparison.by_patient else []), *(["a split"] if unit == "split" else [])]
     settings = comparison.settings
     lines = [
         "- **table mean**: over the cases, then over the classes, as nnU-Net's `foreground_mean`, then over the seeds; "

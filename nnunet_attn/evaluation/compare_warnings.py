@@ -37,18 +37,24 @@ def statistical_warnings(ready: Prepared, splits: Sequence[int | None]) -> list[
     return found
 
 
-def several_cases(keys: Sequence[Key], patients: Mapping[str, str]) -> list[str]:
-    """Patients with several cases in a fold, which are not independent of each other.
+def several_cases(keys: Sequence[Key], patients: Mapping[str, str], by_patient: bool = False) -> list[str]:
+    """Patients that count several times, although their cases are not independent of each other.
 
     Args:
-        keys: Folds and cases that are paired.
+        keys: Folds and cases that are compared.
         patients: Case -> patient, as far as known.
+        by_patient: Whether the cases of a patient in a fold are averaged.
     """
-    counted = Counter((fold, patients[case]) for fold, case in keys if case in patients)
-    several = {patient for (_, patient), count in counted.items() if count > 1}
+    counted = {(patients[case], fold if by_patient else case) for fold, case in keys if case in patients}
+    several = [patient for patient, count in Counter(patient for patient, _ in counted).items() if count > 1]
     if not several:
         return []
     have = "1 patient has" if len(several) == 1 else f"{len(several)} patients have"
+    if by_patient:
+        return [
+            f"{have} cases in several folds: p-values take the means of each fold as independent; nnunet-attn splits "
+            "--groups keeps patients in one fold"
+        ]
     return [
         f"{have} several cases: p-values take them as independent; --patients takes the mean over each patient's cases"
     ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_folds_with_results_keep_their_cases(folders: Path, folder: Path) -> Non
 
 def test_results_without_a_file_are_of_nnunets_own_folds(folders: Path, folder: Path) -> None:
     trained(folders, 0, 3)
-    with pytest.raises(InputError, match="fold 0, 3 would hold other cases"):
+    with pytest.raises(InputError, match="folds 0, 3 would hold other cases than those they were trained on"):
         add_repeated_splits("7", 5, 12, 6, 0)
     assert not (folder / SPLITS_FILE).exists()
     assert add_cross_validation("7").made
@@ -103,7 +104,10 @@ def test_a_dry_run_writes_nothing(folders: Path, capsys: pytest.CaptureFixture[s
     write_raw(folders)
     assert main(["splits", "-d", "7", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "fold 4: 19 cases to train on, 4 to validate on\n" in printed and "Nothing was written" in printed
+    assert "fold 4: 19 cases to train on, 4 to validate on\n  training: case_" in printed
+    assert re.search(r"training: (case_\d\d, ){4}case_\d\d and 14 more\n", printed)
+    assert re.search(r"validation: (case_\d\d(, )?){4}\n", printed)
+    assert "Nothing was written" in printed
     assert not (folders / "preprocessed" / DATASET).exists()
     assert main(["splits", "-d", "7"]) == 0
     assert "Plan with: nnUNetv2_plan_and_preprocess -d 7\n" in capsys.readouterr().out
@@ -117,6 +121,8 @@ def test_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "folds 0 to 4 stay as they are; to have these in their place, add --replace\n" in printed
     assert f"as it was before: {folder / SPLITS_FILE}.bak\n" in printed
     assert "nnUNetv2_train 7 CONFIGURATION 5 -tr TRAINER\n" in printed
+    assert main(["splits", "-d", "7", "--folds", "4", "--dry-run"]) == 0
+    assert "as it was before" not in capsys.readouterr().out  # nothing was kept
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,7 @@ def test_says_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         (("-d", "7", "--groups"), ["nnunet_attn_cases.json does not exist", "--groups FILE.csv"]),
         (("-d", "7", "--stratify", "site"), ["nnunet_attn_cases.json does not exist", "--stratify FILE.csv"]),
         (("-d", "7", "--stratify", "size"), ["is missing", "--stratify FILE.csv"]),
-        (("-d", "7", "--groups", "gone.csv"), ["--groups gone.csv cannot be read as CSV", "case,patient"]),
+        (("-d", "7", "--groups", "gone.csv"), ["--groups: there is no file gone.csv", "columns case and patient"]),
     ],
 )
 def test_wrong_words_are_named_and_nothing_is_written(

@@ -198,6 +198,27 @@ def test_means_of_splits_are_over_the_same_cases_in_all_methods() -> None:
     assert [each.n_not_counted for each in result.methods] == [0, 0, 0] and result.values["B"][0] == 0.0
 
 
+def test_cases_of_a_patient_are_averaged_or_warned_about() -> None:
+    methods = {"A": dice(0.5, 0.7, NAN, 0.8, folds=[0, 0, 0, 1]), "B": dice(0.6, 0.8, 0.1, 0.9, folds=[0, 0, 0, 1])}
+    patients = dict.fromkeys(("case_000", "case_001", "case_002"), "anna")
+    found = compared(methods, patients=patients)
+    assert found.result("dice").differences[0].paired.n_pairs == 3
+    assert any(text.startswith("1 patient has several cases: p-values") for text in found.warnings)
+    found = compared(methods, patients=patients, by_patient=True)
+    # case_002 has no value in A, so that it is left out of B's mean too
+    assert found.result("dice").tested == {"A": pytest.approx((0.6, 0.8)), "B": pytest.approx((0.7, 0.9))}
+    assert found.paired_over == "patients" and not any("several cases" in text for text in found.warnings)
+    text = markdown(found)
+    assert "paired over the means of 2 patients (4 cases in all)" in text and "patient mean" in text
+    assert "averaged over the cases of a patient." in text
+    # with repeated splits the patients' means are averaged: (0.6 + 0.8) / 2 in split 0
+    folds, cases = [0, 0, 0, 1], ["x", "y", "z", "z"]
+    a = dice(0.5, 0.7, 0.8, 0.8, folds=folds, cases=cases)
+    found = compared({"A": a, "B": a}, patients={"x": "anna", "y": "anna"}, by_patient=True)
+    assert found.paired_over == "splits" and found.result("dice").tested["A"] == pytest.approx((0.7, 0.8))
+    assert "averaged over the cases of a patient, then of a split" in markdown(found)
+
+
 def test_folds_that_are_random_draws_are_paired_by_split_though_they_share_no_case() -> None:
     folds, drawn = [5, 5, 6, 6, 7], {"drawn_folds": (5, 6, 7)}
     values = {"organ": {"dice": [0.5, 0.7, 0.6, 0.8, 0.4]}}

@@ -165,6 +165,25 @@ def test_compares_trainers_and_evaluates_what_is_missing(
     assert "the methods have not the same number of seeds" in printed
 
 
+def test_registered_patients_are_known(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = {case.case: {"patient": None} for case in _first_evaluation(models, capsys).cases}
+    file = tmp_path / "raw" / DATASET / "nnunet_attn_cases.json"
+    file.write_text(json.dumps({"cases": cases}), encoding="utf-8")
+    assert "nothing tells the patients" in run(capsys, *TRAINERS, "--patients", code=2)
+    file.write_text(json.dumps({"cases": {case: {"patient": "anna"} for case in cases}}), encoding="utf-8")
+    assert "warning: 1 patient has several cases" in run(capsys, *TRAINERS, "--metrics", "dice")
+    printed = run(capsys, *TRAINERS, "--metrics", "dice", "--patients")
+    assert "the means of 2 patients (6 cases in all)" in printed
+    assert "warning: 1 patient has cases in several folds" in printed  # in both
+    file.write_text("[]", encoding="utf-8")
+    assert "is not what nnunet-attn register writes" in run(capsys, *TRAINERS, code=2)
+
+
+def _first_evaluation(models: Path, capsys: pytest.CaptureFixture[str]) -> Evaluation:
+    run(capsys, *TRAINERS, "--metrics", "dice")
+    return evaluated(models, PLAIN)
+
+
 def test_an_evaluation_keeps_its_settings_and_gives_them_to_the_others(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,7 +252,8 @@ def test_compares_predicted_test_cases(models: Path, tmp_path: Path, capsys: pyt
     labels = tmp_path / "raw" / DATASET / "labelsTs"
     labels.mkdir()
     printed = run(capsys, *words, code=2)
-    assert "does not exist; predict first: nnunet-attn predict-test -d 910 -tr" in printed
+    command = f"nnunet-attn predict-test -d 910 -tr {' '.join(TRAINERS[3:6])} -c"
+    assert f"(nor those of 2 other trainers); predict first: {command}" in printed and "-device" not in printed
     for model in models.iterdir():
         for name in ("test_attn_folds_0_1", "test_attn_folds_0_1_softmax"):
             (model / name).mkdir()

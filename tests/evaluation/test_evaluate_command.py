@@ -35,6 +35,12 @@ def test_command_prints_means_and_where_they_are(results: Path, capsys: pytest.C
     )
     printed = capsys.readouterr().out
     assert "without a prediction, left out: case_" in printed and "recall" not in printed
+    assert "replaced" not in printed
+    settings = ["--metrics", "dice", "--surface", "erosion", "--tolerance", "2"]
+    assert main(["evaluate", "-d", "910", "-tr", TRAINER, "-f", "0", "1", "-np", "1", *settings]) == 0
+    printed = capsys.readouterr().out
+    assert "replaced: an earlier evaluation there with --metrics dice iou" in printed
+    assert "--surface area, --tolerance 'liver=1' " in printed
     assert (results / "out" / "summary_attn.json").is_file() and not (validation / "summary_attn.json").exists()
 
 
@@ -48,7 +54,7 @@ def test_command_prints_means_and_where_they_are(results: Path, capsys: pytest.C
         (["-d", "910", "-tr", TRAINER, "nnUNetTrainerFINE", "-o", "x"], "-o takes the evaluation of one trainer"),
         (["-d", "910", "-tr", TRAINER, "-f", "all"], "validates on the cases it was trained on"),
         (["-d", "910", "-tr", TRAINER, "-f", "x"], "folds are numbers"),
-        (["-d", "910", "-tr", TRAINER, "--metrics", "hd"], "--metrics hd"),
+        (["-d", "910", "-tr", TRAINER, "--metrics", "hd"], "--metrics: 'hd' is no metric; choose from dice, iou"),
         (["-d", "910", "-tr", TRAINER, "--tolerance", "spleen=1"], "the classes are liver, lesion"),
         (["-d", "910", "-tr", TRAINER, "--tolerance", "a=b"], "--tolerance a=b"),
         (["-d", "910", "-tr", TRAINER, "--tolerance", "-1"], "--tolerance -1: a tolerance is a number of mm"),

@@ -238,7 +238,7 @@ def test_folds_that_do_not_fit_their_split_are_refused(results: Path) -> None:
     with pytest.raises(InputError, match=rf"has {stranger.name[:8]}, which splits_final.json does not give fold 1"):
         evaluated()
     (validation / stranger.name).unlink()
-    with pytest.raises(InputError, match=r"-f 2: .* has the folds 0 to 1"):
+    with pytest.raises(InputError, match=r"-f 2: .* has the folds 0 to 1; give those that are there: -f 0"):
         evaluate_cross_validation("910", TRAINER, folds=(0, 2))
     with pytest.raises(InputError, match="give each fold once"):
         evaluate_cross_validation("910", TRAINER, folds=(0, 0))
@@ -247,6 +247,10 @@ def test_folds_that_do_not_fit_their_split_are_refused(results: Path) -> None:
     with pytest.raises(InputError, match="-d 911"):
         evaluate_cross_validation("911", TRAINER)
     shutil.rmtree(validation)
+    (validation.parent / "checkpoint_final.pth").rename(validation.parent / "checkpoint_latest.pth")
+    with pytest.raises(InputError, match=r"does not exist; train it to its end: nnUNetv2_train .* --c,"):
+        evaluated()
+    (validation.parent / "checkpoint_latest.pth").rename(validation.parent / "checkpoint_final.pth")
     with pytest.raises(InputError, match=r"does not exist; validate it: nnUNetv2_train"):
         evaluated()
     splits = results / "preprocessed" / DATASET / "splits_final.json"

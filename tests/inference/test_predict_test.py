@@ -1,5 +1,6 @@
 """`nnunet-attn predict-test`, with a stand-in for the stock commands: what is run, kept and skipped."""
 
+import io
 import json
 import os
 import shutil
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from rich.console import Console
 
 from nnunet_attn.cli import main
+from nnunet_attn.commands.predict_test import _print
 from nnunet_attn.errors import InputError
 from nnunet_attn.inference import predict_test as module
-from nnunet_attn.inference.predict_test import predict_test
+from nnunet_attn.inference.predict_test import PredictedTest, predict_test
 from nnunet_attn.inference.predict_test_files import claimed
 from nnunet_attn.stock import StockCommandError
+from tests.made.evaluations import made_evaluation
 from tests.made.predict_test import CASES, DATASET, TRAINERS, Stock, label, model_of, request, write_model
 
 
@@ -54,11 +58,25 @@ def test_predicts_as_the_stock_command_and_evaluates(
         }
         assert wanted.items() <= summary["origin"].items() and len(summary["origin"]["plans_digest"]) == 64
     printed = capsys.readouterr().out
-    assert "1.0000" in printed and f"nnunet-attn compare {output[0]} {output[1]}\n" in printed
+    assert "1.0000" in printed and f"nnunet-attn compare -d 7 -tr {' '.join(TRAINERS)} --test\n" in printed
     # once more: nothing is run, what is there is shown
     assert main(["predict-test", *words]) == 0
     assert len(stock.commands) == 2
     assert f"{TRAINERS[0]}: 3 cases, 3 of them predicted before: {output[0]}\n" in capsys.readouterr().out
+
+
+def test_names_stay_whole_where_there_is_no_terminal(tmp_path: Path) -> None:
+    names = [f"nnUNetTrainer{letter * 90}" for letter in "AB"]
+    evaluation = made_evaluation({"organ": {name: [0.5] for name in ("dice", "nsd", "hd95_mm", "assd_mm")}})
+    predicted = [PredictedTest(name, tmp_path / name, ("a",), 1, evaluation) for name in names]
+    written = io.StringIO()
+    _print(predicted, Console(file=written, soft_wrap=True), request(trainers=tuple(names), ensemble="softmax"))
+    table = written.getvalue().split("Means over")[1].split("Compare with")[0]
+    assert all(any(name in line and "0.5000" in line for line in table.splitlines()) for name in names)
+    assert "--ensemble softmax --test" in " ".join(written.getvalue().split())
+    written = io.StringIO()
+    _print(predicted, Console(file=written, soft_wrap=True), request(trainers=tuple(names), mirroring=False))
+    assert f"compare {tmp_path}" in " ".join(written.getvalue().split())
 
 
 def test_settings_are_in_the_name_and_in_the_command(root: Path, stock: Stock) -> None:

@@ -142,7 +142,8 @@ EVALUATE = (
     Wrong(
         "a metric that there is not",
         "--metrics: 'dsc' is no metric",
-        "choose from dice, iou, precision, recall, nsd, hd95_mm, assd_mm, volume_difference_mm3, relative_volume_difference",
+        "choose from dice, iou, precision, recall, nsd, hd95_mm, assd_mm, volume_difference_mm3, "
+        "relative_volume_difference",
         _folds("--metrics", "dsc"),
     ),
     Wrong(
@@ -202,10 +203,10 @@ EVALUATE = (
         _changed(lambda file: shutil.rmtree(file.parents[1])),
     ),
     Wrong(
-        "a fold that the splits do not have",
-        "-f 2: ...splits_final.json has the folds 0 to 1",
+        "fewer folds than the five of the default",
+        "-f 4: ...splits_final.json has the folds 0 to 1",
         "give those that are there: -f 0 1",
-        lambda _: [*FOLDS[:-3], "2", "-np", "1"],
+        lambda _: ["evaluate", "-d", "910", "-tr", TRAINER],
     ),
     Wrong(
         "the fold `all`",
