@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.registering.faults import check_path
+from nnunet_attn.registering.locales import kept_locale
 from nnunet_attn.registering.model import SourceCase
 from nnunet_attn.registering.naming import (
     WITHOUT_IMAGE,
@@ -184,6 +185,7 @@ def _entries(folder: Path, notes: list[str]) -> dict[str, Path]:
     return found
 
 
+@kept_locale()
 def _series(file: Path) -> str:
     """Return what DICOM files of one series share; nothing if it cannot be read, which is for the reading to say."""
     check_path(file)

@@ -21,6 +21,7 @@ from nnunet_attn.errors import InputError
 from nnunet_attn.registering.dicom import read_dicom, read_series
 from nnunet_attn.registering.faults import check_path, reason
 from nnunet_attn.registering.geometry import SMALL_DIRECTION, Grid
+from nnunet_attn.registering.locales import kept_locale
 from nnunet_attn.registering.metaimage import check_metaimage
 from nnunet_attn.registering.natural import read_natural, read_tiff
 from nnunet_attn.registering.picture import Picture
@@ -64,6 +65,7 @@ def format_of(path: Path) -> str:
     return FORMATS[ending]
 
 
+@kept_locale()
 def read_picture(path: Path, as_label: bool = False, channels_in_file: bool = False) -> Picture:
     """Read an image.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_attn.registering.locales import kept_locale
 from nnunet_attn.registering.model import SourceCase
 
 SHAPE = (5, 6, 7)
@@ -68,6 +69,7 @@ def cases(
     )
 
 
+@kept_locale()
 def dicom_series(
     folder: Path,
     array: np.ndarray,

@@ -1,3 +1,4 @@
+import locale
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,13 @@ def test_a_dicom_series(tmp_path: Path) -> None:
     assert picture.grid.spacing == pytest.approx(SPACING)
     assert picture.modality == "CT"
     assert not picture.plain
+
+
+def test_reading_leaves_the_locale_alone(tmp_path: Path) -> None:
+    folder = dicom_series(tmp_path / "a", volume())
+    before = locale.setlocale(locale.LC_ALL)
+    read_picture(folder)
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_a_dicom_image_of_one_slice_is_2d(tmp_path: Path) -> None:
