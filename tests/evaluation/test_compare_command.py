@@ -273,6 +273,10 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
     trainers = {PLAIN: 1.5, GASA: 1.2, "nnUNetTrainerUNetPlusPlus": 1.3}
     seeds = {f"{name}_seed{seed}": 1.2 + 0.1 * seed for name in (PLAIN, GASA) for seed in (1, 2)}
     environment = write_results(tmp_path / "nnunet", {**trainers, **seeds}, cases=20, dataset="Dataset004_Hippocampus")
+    raw = tmp_path / "nnunet" / "raw" / "Dataset004_Hippocampus"
+    names = sorted(file.name.split(".")[0] for file in (raw / "labelsTr").iterdir())
+    patients = {name: {"patient": f"patient {number // 2}"} for number, name in enumerate(names)}
+    (raw / "nnunet_attn_cases.json").write_text(json.dumps({"cases": patients}), encoding="utf-8")
     folder = tmp_path / "here"
     folder.mkdir()
     printed = run_page("docs/how-to/compare.md", folder, {**os.environ, **environment})

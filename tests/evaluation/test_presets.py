@@ -284,7 +284,7 @@ def test_settings_are_checked_and_completed() -> None:
     assert settings_for(named, classes).tolerance_mm == {"liver": 0.5, "tumor": 3.0}
     assert chosen_settings().metrics == METRICS and chosen_settings().surface == "area"
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"metrics": ["dice", "dice"]}, "give each once"),
+        ({"metrics": ["dice", "dice"]}, "give each metric once"),
         ({"metrics": []}, "at least one"),
         ({"surface": "marching"}, "--surface marching"),
         ({"tolerance_mm": -1.0}, "0 or larger"),
