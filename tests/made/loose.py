@@ -19,12 +19,12 @@ def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def label(values: Sequence[int] = (1,), shape: tuple[int, ...] = SHAPE, number: int = 0) -> np.ndarray:
-    """Return a label map with one row of voxels for each value; those of other numbers differ in a voxel."""
+    """Return a label map with one row of voxels for each value; its number stands in the first row, in bits."""
     array = np.zeros(shape, np.int16)
     for row, value in enumerate(values):
         array[..., 1 + row, 2:5] = value
     if number and values:
-        array[..., 0, number] = values[0]
+        array[..., 0, :] = [values[0] * (number >> bit & 1) for bit in range(shape[-1])]
     return array
 
 
