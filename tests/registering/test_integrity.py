@@ -1,41 +1,22 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.registering import integrity
-from nnunet_attn.registering.model import Registration, SourceCase
-from nnunet_attn.registering.plan import RegistrationPlan, plan_registration
 from nnunet_attn.registering.writing import write_registration
 from nnunet_attn.stock import StockCommandError
 from tests.made.loose import cases, label, write
-
-
-@pytest.fixture(autouse=True)
-def _no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def _plan(given: Sequence[SourceCase], **options: Any) -> RegistrationPlan:
-    return plan_registration(Registration(7, "Made", tuple(given), **options))
-
-
-def _written(raw: Path, given: Sequence[SourceCase], **options: Any) -> Path:
-    return write_registration(_plan(given, **options), raw, verify=False)
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+from tests.made.registration import plan_of
 
 
 @pytest.mark.slow
 def test_nnunets_own_check_passes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     seen: list[tuple[str, int, int]] = []
     labels = {"background": 0, "whole": (1, 2), "core": 2}
-    plan = _plan(cases(tmp_path, values=(1, 2, 255)), labels=labels, regions_class_order=(1, 2), ignore=255)
+    plan = plan_of(cases(tmp_path, values=(1, 2, 255)), labels=labels, regions_class_order=(1, 2), ignore=255)
     folder = write_registration(plan, tmp_path / "raw", progress=lambda *stage: seen.append(stage))
     assert folder.is_dir()
     assert seen[-2:] == [("verify", 0, 1), ("verify", 1, 1)]
@@ -44,7 +25,7 @@ def test_nnunets_own_check_passes(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 def test_what_nnunet_refuses_never_appears(tmp_path: Path) -> None:
-    plan = _plan(cases(tmp_path), link="symbolic")
+    plan = plan_of(cases(tmp_path), link="symbolic")
     write(tmp_path / "label_1.nii.gz", label((5,)))  # since it was looked at
     with pytest.raises(InputError) as error:
         write_registration(plan, tmp_path / "raw")

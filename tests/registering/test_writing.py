@@ -1,5 +1,4 @@
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,11 @@ from PIL import Image
 from nnunet_attn.errors import InputError
 from nnunet_attn.pretraining.unlabelled import image_cases
 from nnunet_attn.registering import making, workers
-from nnunet_attn.registering.model import Registration, SourceCase
-from nnunet_attn.registering.plan import RegistrationPlan, plan_registration
+from nnunet_attn.registering.model import SourceCase
+from nnunet_attn.registering.plan import plan_registration
 from nnunet_attn.registering.writing import write_registration
 from tests.made.loose import SPACING, cases, dicom_series, label, volume, write
-
-
-@pytest.fixture(autouse=True)
-def _no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def _plan(given: Sequence[SourceCase], **options: Any) -> RegistrationPlan:
-    return plan_registration(Registration(7, "Made", tuple(given), **options))
-
-
-def _written(raw: Path, given: Sequence[SourceCase], **options: Any) -> Path:
-    return write_registration(_plan(given, **options), raw, verify=False)
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+from tests.made.registration import files_in, plan_of, written
 
 
 def _read_by_nnunet(folder: Path, case: str, split: str = "Tr") -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -52,10 +34,10 @@ def _read_by_nnunet(folder: Path, case: str, split: str = "Tr") -> tuple[np.ndar
 def test_a_data_set(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     given = [replace(case, patient=f"p_{case.case}", site="A") for case in cases(tmp_path, 3, values=(255,), test=[2])]
-    plan = _plan(given)
+    plan = plan_of(given)
     folder = write_registration(plan, tmp_path / "raw", verify=False, progress=lambda *stage: seen.append(stage))
     assert folder == tmp_path / "raw" / "Dataset007_Made"
-    assert _names(tmp_path / "raw") == [
+    assert files_in(tmp_path / "raw") == [
         f"Dataset007_Made/{name}"
         for name in (
             "dataset.json",
@@ -87,30 +69,30 @@ def test_a_data_set(tmp_path: Path) -> None:
 
 def test_links(tmp_path: Path) -> None:
     given = cases(tmp_path, 1)
-    hard = _written(tmp_path / "hard", given, link="hard") / "imagesTr" / "case_0_0000.nii.gz"
+    hard = written(tmp_path / "hard", given, link="hard") / "imagesTr" / "case_0_0000.nii.gz"
     assert hard.samefile(tmp_path / "image_0.nii.gz") and not hard.is_symlink()
-    symbolic = _written(tmp_path / "symbolic", given, link="symbolic") / "labelsTr" / "case_0.nii.gz"
+    symbolic = written(tmp_path / "symbolic", given, link="symbolic") / "labelsTr" / "case_0.nii.gz"
     assert symbolic.is_symlink() and symbolic.resolve() == (tmp_path / "label_0.nii.gz").resolve()
-    copied = _written(tmp_path / "copied", given) / "imagesTr" / "case_0_0000.nii.gz"
+    copied = written(tmp_path / "copied", given) / "imagesTr" / "case_0_0000.nii.gz"
     assert not copied.is_symlink() and not copied.samefile(tmp_path / "image_0.nii.gz")
     (tmp_path / "away").mkdir()
     (tmp_path / "away" / "image.nii.gz").symlink_to(tmp_path / "image_0.nii.gz")
     led = [replace(given[0], images=(tmp_path / "away" / "image.nii.gz",))]
-    hard = _written(tmp_path / "led", led, link="hard") / "imagesTr" / "case_0_0000.nii.gz"
+    hard = written(tmp_path / "led", led, link="hard") / "imagesTr" / "case_0_0000.nii.gz"
     assert not hard.is_symlink() and hard.samefile(tmp_path / "image_0.nii.gz")
 
 
 def test_a_linked_source_stays_as_it_is(tmp_path: Path) -> None:
     given = cases(tmp_path, 2, values=(255,))
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-    folder = _written(tmp_path / "raw", given, link="hard")
+    folder = written(tmp_path / "raw", given, link="hard")
     assert not (folder / "labelsTr" / "case_0.nii.gz").samefile(tmp_path / "label_0.nii.gz")
     assert {file: file.read_bytes() for file in before} == before
 
 
 def test_dicom_and_nrrd_are_converted(tmp_path: Path) -> None:
     given = [SourceCase("a", (dicom_series(tmp_path / "a", volume()),), write(tmp_path / "a.nrrd", label((1, 2))))]
-    image, seg, properties = _read_by_nnunet(_written(tmp_path / "raw", given), "a")
+    image, seg, properties = _read_by_nnunet(written(tmp_path / "raw", given), "a")
     np.testing.assert_array_equal(image[0], volume())
     np.testing.assert_array_equal(seg, label((1, 2)))
     np.testing.assert_allclose(properties["spacing"], SPACING[::-1])
@@ -119,7 +101,7 @@ def test_dicom_and_nrrd_are_converted(tmp_path: Path) -> None:
 def test_a_repaired_label_lies_where_the_image_does(tmp_path: Path) -> None:
     given = cases(tmp_path, 1)
     write(tmp_path / "label_0.nii.gz", label(), origin=(0, 3, 0), spacing=(1.0, 1.505, 3.0))
-    folder = _written(tmp_path / "raw", given, repair=True)
+    folder = written(tmp_path / "raw", given, repair=True)
     _, seg, _ = _read_by_nnunet(folder, "case_0")
     np.testing.assert_array_equal(seg, label())
     reader = making.read_picture
@@ -133,8 +115,8 @@ def test_axes_that_are_not_quite_perpendicular_are_repaired_on_request(tmp_path:
         nibabel.save(nibabel.Nifti1Image(array.T, affine), tmp_path / f"{name}.nii.gz")
     given = [SourceCase("a", (tmp_path / "image.nii.gz",), tmp_path / "label.nii.gz")]
     with pytest.raises(InputError, match=r"a: .*image.nii.gz has axes that are not quite perpendicular; .* --repair"):
-        _plan(given)
-    plan = _plan(given, repair=True)
+        plan_of(given)
+    plan = plan_of(given, repair=True)
     assert plan.cases[0].actions == ("repair direction of image", "repair direction of label")
     folder = write_registration(plan, tmp_path / "raw", verify=False)
     image, seg, properties = _read_by_nnunet(folder, "a")
@@ -146,24 +128,24 @@ def test_axes_that_are_not_quite_perpendicular_are_repaired_on_request(tmp_path:
 @pytest.mark.slow
 def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = cases(tmp_path, 4, ending=".mhd", values=(255,), test=[3])
-    plan = _plan(given)
+    plan = plan_of(given)
     one = write_registration(plan, tmp_path / "one", verify=False)
     monkeypatch.setattr(workers, "_BYTES_A_PROCESS", 1)
     assert plan_registration(plan.request, processes=2) == plan
     two = write_registration(plan, tmp_path / "two", processes=2, verify=False)
-    assert _names(two) == _names(one) and len(_names(one)) == 10
-    for name in _names(one):
+    assert files_in(two) == files_in(one) and len(files_in(one)) == 10
+    for name in files_in(one):
         assert (two / name).read_bytes() == (one / name).read_bytes()
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
 def test_endings_of_volumes(tmp_path: Path, ending: str) -> None:
     given = cases(tmp_path, 1, ending=".mhd", values=(3,))
-    image, seg, _ = _read_by_nnunet(_written(tmp_path / "raw", given, file_ending=ending), "case_0")
+    image, seg, _ = _read_by_nnunet(written(tmp_path / "raw", given, file_ending=ending), "case_0")
     np.testing.assert_array_equal(image[0], volume())
     np.testing.assert_array_equal(seg, label((1,)))
     flat = cases(tmp_path / "flat", 1, ending=".mha", shape=(6, 7))
-    image, seg, properties = _read_by_nnunet(_written(tmp_path / "flatraw", flat, file_ending=ending), "case_0")
+    image, seg, properties = _read_by_nnunet(written(tmp_path / "flatraw", flat, file_ending=ending), "case_0")
     np.testing.assert_array_equal(image[0, 0], volume(shape=(6, 7)))
     np.testing.assert_allclose(properties["spacing"][1:], [SPACING[1], SPACING[0]])
 
@@ -171,7 +153,7 @@ def test_endings_of_volumes(tmp_path: Path, ending: str) -> None:
 def test_channels_in_one_file_become_files(tmp_path: Path) -> None:
     four = write(tmp_path / "a.nii.gz", np.stack([volume(0), volume(1)]))
     given = [SourceCase("a", (four,), write(tmp_path / "l.nii.gz", label()), channels_in_file=True)]
-    image, _, _ = _read_by_nnunet(_written(tmp_path / "raw", given), "a")
+    image, _, _ = _read_by_nnunet(written(tmp_path / "raw", given), "a")
     np.testing.assert_array_equal(image, [volume(0), volume(1)])
 
 
@@ -183,7 +165,7 @@ def test_natural_images(tmp_path: Path, source: str, ending: str | None) -> None
     Image.fromarray(colours).save(tmp_path / f"a{source}")
     Image.fromarray(np.repeat(label((255,), (8, 9))[..., None], 3, -1).astype(np.uint8)).save(tmp_path / "mask.png")
     given = [SourceCase("a", (tmp_path / f"a{source}",), tmp_path / "mask.png")]
-    folder = _written(tmp_path / "raw", given, file_ending=ending)
+    folder = written(tmp_path / "raw", given, file_ending=ending)
     image, seg, _ = _read_by_nnunet(folder, "a")
     np.testing.assert_array_equal(image[:, 0], np.moveaxis(colours, -1, 0))
     np.testing.assert_array_equal(seg, label((1,), (8, 9))[None])
@@ -196,7 +178,7 @@ def test_16_bit_colours_and_alpha(tmp_path: Path) -> None:
     Image.fromarray(label((255,), (8, 9)).astype(np.uint8)).save(tmp_path / "mask.png")
     given = [SourceCase("a", (tmp_path / "a.tif",), tmp_path / "mask.png")]
     for ending, files in {".png": 3, ".tif": 1}.items():
-        folder = _written(tmp_path / f"raw{ending}", given, file_ending=ending)
+        folder = written(tmp_path / f"raw{ending}", given, file_ending=ending)
         image, _, _ = _read_by_nnunet(folder, "a")
         np.testing.assert_array_equal(image[:, 0], np.moveaxis(colours, -1, 0)[:3])
         assert len(list((folder / "imagesTr").iterdir())) == files
@@ -209,7 +191,7 @@ def test_stacks_of_tiff_have_their_spacing_beside_them(tmp_path: Path, spacing: 
     if spacing:
         (tmp_path / "a.json").write_text(json.dumps({"spacing": spacing}))
     given = [SourceCase("a", (tmp_path / "a.tif",), tmp_path / "mask.tif")]
-    image, seg, properties = _read_by_nnunet(_written(tmp_path / "raw", given), "a")
+    image, seg, properties = _read_by_nnunet(written(tmp_path / "raw", given), "a")
     np.testing.assert_array_equal(image[0], volume())
     np.testing.assert_array_equal(seg, label((1,)))
     assert properties["spacing"] == (spacing or [1.0, 1.0, 1.0])
@@ -234,7 +216,7 @@ class _Corner:
 def test_a_made_label_is_written_on_the_images_grid(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text("")
     given = [replace(cases(tmp_path, 1)[0], label=_Corner(tmp_path / "a.xml"))]
-    folder = _written(tmp_path / "raw", given)
+    folder = written(tmp_path / "raw", given)
     _, seg, _ = _read_by_nnunet(folder, "case_0")
     assert seg[0, 0, 0] == 1 and seg.sum() == 1
     recorded = json.loads((folder / "nnunet_attn_cases.json").read_text())["cases"]["case_0"]
@@ -243,7 +225,7 @@ def test_a_made_label_is_written_on_the_images_grid(tmp_path: Path) -> None:
 
 def test_images_alone_for_pretraining(tmp_path: Path) -> None:
     given = [replace(case, label=None) for case in cases(tmp_path)]
-    folder = write_registration(_plan(given, unlabeled=True), tmp_path / "raw")
+    folder = write_registration(plan_of(given, unlabeled=True), tmp_path / "raw")
     assert {file.name for file in folder.iterdir()} == {"dataset.json", "imagesTr", "nnunet_attn_cases.json"}
     found = image_cases(folder, json.loads((folder / "dataset.json").read_text()))
     assert list(found) == ["case_0", "case_1", "case_2"]

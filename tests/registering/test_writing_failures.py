@@ -3,46 +3,26 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.registering import making, writing
-from nnunet_attn.registering.model import Registration, SourceCase
-from nnunet_attn.registering.plan import RegistrationPlan, plan_registration
 from nnunet_attn.registering.writing import check_target, write_registration
 from tests.made.loose import cases, label, volume, write
-
-
-@pytest.fixture(autouse=True)
-def _no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def _plan(given: Sequence[SourceCase], **options: Any) -> RegistrationPlan:
-    return plan_registration(Registration(7, "Made", tuple(given), **options))
-
-
-def _written(raw: Path, given: Sequence[SourceCase], **options: Any) -> Path:
-    return write_registration(_plan(given, **options), raw, verify=False)
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+from tests.made.registration import files_in, plan_of, written
 
 
 def test_an_existing_data_set_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = _plan(cases(tmp_path, 1))
+    plan = plan_of(cases(tmp_path, 1))
     raw = tmp_path / "raw"
     (raw / "Dataset007_Other").mkdir(parents=True)
     with pytest.raises(InputError, match="Dataset007_Other exists: choose another number, or remove that folder"):
         write_registration(plan, raw, verify=False)
-    assert _names(raw) == []
+    assert files_in(raw) == []
     (raw / "Dataset007_Other").rename(raw / "Dataset008_Made")
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     (tmp_path / "preprocessed" / "Dataset007_Old").mkdir(parents=True)
@@ -55,13 +35,13 @@ def test_a_data_set_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) ->
     raw = tmp_path / "raw"
     with pytest.raises(InputError, match="Dataset007_Made exists"):
         write_registration(
-            _plan(cases(tmp_path, 1)),
+            plan_of(cases(tmp_path, 1)),
             raw,
             verify=False,
             progress=lambda *_: (raw / "Dataset007_Made").mkdir(exist_ok=True),
         )
     assert [file.name for file in raw.iterdir()] == ["Dataset007_Made"]
-    assert _names(raw) == []
+    assert files_in(raw) == []
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
@@ -70,12 +50,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_registration(_plan(cases(tmp_path)), tmp_path / "raw", verify=False, progress=interrupt)
+        write_registration(plan_of(cases(tmp_path)), tmp_path / "raw", verify=False, progress=interrupt)
     assert list((tmp_path / "raw").iterdir()) == []
 
 
 def test_too_little_room_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = replace(_plan(cases(tmp_path, 1)), total_bytes=1 << 60)
+    plan = replace(plan_of(cases(tmp_path, 1)), total_bytes=1 << 60)
     with pytest.raises(InputError, match=r"MiB free, and the data set needs about 1,099,511,627,776.0 MiB; make room"):
         write_registration(plan, tmp_path / "raw", verify=False)
     assert list((tmp_path / "raw").iterdir()) == []
@@ -85,7 +65,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def full(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    plan = _plan(cases(tmp_path, 2))
+    plan = plan_of(cases(tmp_path, 2))
     with monkeypatch.context() as patch:
         patch.setattr(making.shutil, "copyfile", full)
         with pytest.raises(InputError, match=r"the disk is full: imagesTr/case_0_0000.nii.gz could not be written"):
@@ -132,13 +112,13 @@ def test_a_file_that_is_not_written_whole_is_noticed(tmp_path: Path, ending: str
 
 
 def test_a_place_that_is_no_folder(tmp_path: Path) -> None:
-    plan = _plan(cases(tmp_path, 1))
+    plan = plan_of(cases(tmp_path, 1))
     with pytest.raises(InputError, match=r"cannot make the folder .*raw \(Not a directory\)"):
         write_registration(plan, tmp_path / "image_0.nii.gz" / "raw")
 
 
 def test_a_file_that_changed_since_it_was_read(tmp_path: Path) -> None:
-    plan = _plan(cases(tmp_path, 1, values=(255,)))
+    plan = plan_of(cases(tmp_path, 1, values=(255,)))
     write(tmp_path / "label_0.nii.gz", label((7,)))
     with pytest.raises(InputError, match=r"label_0.nii.gz has got the value 7 since it was looked at"):
         write_registration(plan, tmp_path / "raw", verify=False)
@@ -186,9 +166,9 @@ def test_a_killed_run_leaves_nothing_half_written_and_the_next_one_cleans_up(tmp
     mine.mkdir()  # of a run that is still going on
     other = raw / left.name.replace("Dataset007_Made", "Dataset008_Made")
     other.mkdir()
-    folder = _written(raw, cases(tmp_path))
+    folder = written(raw, cases(tmp_path))
     assert {file.name for file in raw.iterdir()} == {folder.name, mine.name, other.name}
-    assert len(_names(folder)) == 8
+    assert len(files_in(folder)) == 8
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs locks of POSIX")
@@ -201,7 +181,7 @@ def test_a_run_of_another_container_is_left_alone(tmp_path: Path, monkeypatch: p
         (live / "Dataset007_Made").mkdir()
         dead = raw / f"{live.name}-dead"
         shutil.copytree(live, dead)
-        folder = _written(raw, cases(tmp_path))
+        folder = written(raw, cases(tmp_path))
         assert {file.name for file in raw.iterdir()} == {folder.name, live.name}
     assert [file.name for file in raw.iterdir()] == [folder.name]
 
@@ -213,7 +193,7 @@ def test_hard_links_to_another_disk_are_refused_before_anything_is_written(tmp_p
     raw = other / f"nnunet_attn_test_{os.getpid()}"
     try:
         with pytest.raises(InputError, match=r"is on another disk than .*; link symbolically, or copy"):
-            _written(raw, cases(tmp_path, 1), link="hard")
+            written(raw, cases(tmp_path, 1), link="hard")
         assert list(raw.iterdir()) == []
     finally:
         shutil.rmtree(raw, ignore_errors=True)
@@ -225,5 +205,5 @@ def test_links_that_the_system_refuses(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(making.os, "link", refuse)
     with pytest.raises(InputError, match=r"image_0.nii.gz cannot be linked .*\(Operation not permitted\); link symb"):
-        _written(tmp_path / "raw", cases(tmp_path, 1), link="hard")
+        written(tmp_path / "raw", cases(tmp_path, 1), link="hard")
     assert list((tmp_path / "raw").iterdir()) == []
