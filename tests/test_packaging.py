@@ -28,13 +28,14 @@ def test_every_package_is_listed_for_the_wheel() -> None:
     found = (
         {name for name in dotted(ROOT / "nnunet_attn", ROOT / "nnunet_attn", "nnunet_attn")}
         | dotted(ROOT / "architectures", ROOT / "architectures", "nnunet_attn.architectures")
+        | dotted(ROOT / "studies", ROOT / "studies", "nnunet_attn.studies")
         | dotted(ROOT / "trainers", ROOT / "trainers", "nnunet_attn.trainers")
     )
     assert set(pyproject()["tool"]["setuptools"]["packages"]) == found
 
 
-def test_the_two_links_lead_to_the_top_level_folders() -> None:
-    for name in ("architectures", "trainers"):
+def test_the_links_lead_to_the_top_level_folders() -> None:
+    for name in ("architectures", "studies", "trainers"):
         assert (ROOT / "nnunet_attn" / name).resolve() == ROOT / name
 
 

@@ -1,0 +1,1 @@
+"""Figures of cases: image, reference and predictions side by side."""

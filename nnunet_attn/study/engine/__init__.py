@@ -1,0 +1,1 @@
+"""Run a study: jobs, locks, devices, the workflow."""

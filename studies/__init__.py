@@ -1,0 +1,1 @@
+"""Studies to start from: one a paper, and of all networks on one data set."""
