@@ -7,12 +7,13 @@ from typing import Any
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
-from nnunet_attn.datasets.splits_files import RECORD_FILE, SPLITS_FILE, read_json
+from nnunet_attn.dataset_names import full_dataset_name
+from nnunet_attn.datasets.splits_files import RECORD_FILE, SPLITS_FILE
 from nnunet_attn.datasets.subset import read_description
 from nnunet_attn.errors import InputError
+from nnunet_attn.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,8 @@ def find_cases(dataset: str) -> LabelledCases:
     """
     if not nnUNet_preprocessed.is_set():
         raise InputError("nnUNet_preprocessed is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
-    try:
-        name = str(maybe_convert_to_dataset_name(dataset))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"-d {dataset}: nnU-Net's folders have no data set of this number or name, or several; correct it, or put "
-            "the data set into nnUNet_raw and run nnUNetv2_plan_and_preprocess"
-        ) from error
+    remedy = "correct it, or put the data set into nnUNet_raw and run nnUNetv2_plan_and_preprocess"
+    name = full_dataset_name(dataset, remedy=remedy)
     folder = Path(str(nnUNet_preprocessed)) / name
     raw = Path(str(nnUNet_raw)) / name if nnUNet_raw.is_set() else None
     raw = raw if raw is not None and (raw / "dataset.json").is_file() else None

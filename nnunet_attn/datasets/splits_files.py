@@ -15,6 +15,7 @@ from typing import Any
 from nnunetv2.paths import nnUNet_results
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.json_files import read_json
 
 SPLITS_FILE = "splits_final.json"
 RECORD_FILE = "splits_nnunet_attn.json"
@@ -231,18 +232,6 @@ def folds_with_results(dataset: str) -> dict[int, list[Path]]:
         if number and any(each.is_file() for each in path.rglob("*")):
             found.setdefault(int(number[1]), []).append(path)
     return found
-
-
-def read_json(file: Path, remedy: str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: If that is not possible, with the remedy.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}); {remedy}") from error
 
 
 def _check_results(dataset: str, before: Sequence[Split], after: Sequence[Split]) -> None:

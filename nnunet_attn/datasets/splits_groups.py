@@ -11,9 +11,9 @@ import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
 from nnunet_attn.datasets.splits_cases import LabelledCases
-from nnunet_attn.datasets.splits_files import read_json
 from nnunet_attn.datasets.subset import read_description
 from nnunet_attn.errors import InputError
+from nnunet_attn.json_files import read_json
 
 CASES_FILE = "nnunet_attn_cases.json"
 """Beside dataset.json in the raw data set: patient and site of each case, as `nnunet-attn register` writes them."""

@@ -11,6 +11,7 @@ from nnunet_attn.evaluation.evaluate import FOLDS, evaluate_cross_validation, ev
 from nnunet_attn.evaluation.pairs import Model, find_model
 from nnunet_attn.evaluation.results import Evaluation, Origin, Settings, read_evaluation
 from nnunet_attn.evaluation.settings import chosen_settings
+from nnunet_attn.json_files import read_json
 
 Progress = Callable[[str, int, int], None]
 """Called with what is evaluated, the cases done and all cases."""
@@ -197,7 +198,6 @@ def registered_patients(evaluations: Sequence[Evaluation]) -> dict[str, str]:
     """
     from nnunetv2.paths import nnUNet_raw
 
-    from nnunet_attn.datasets.splits_files import read_json
     from nnunet_attn.datasets.splits_groups import CASES_FILE
 
     dataset = next((each.origin.dataset for each in evaluations if each.origin.dataset), None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.json_files import read_json
 
 LARGEST_LABEL = 65535
 """nnU-Net writes label files with 16 bits."""
@@ -162,18 +163,3 @@ def unreadable_told() -> Iterator[None]:
     except OSError as error:
         what = error.filename or "a file or folder"
         raise InputError(f"{what} cannot be read ({error.strerror}); allow it, or give another") from error
-
-
-def read_json(file: Path, remedy: str) -> Any:
-    """Read a JSON object.
-
-    Raises:
-        InputError: If that is impossible, with the remedy.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{file} does not exist; {remedy}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}); {remedy}") from error
-    return content

@@ -5,9 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_attn.dataset_names import full_dataset_name
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.description import read_json, unreadable_told
+from nnunet_attn.evaluation.description import unreadable_told
 from nnunet_attn.evaluation.results import CHECKPOINT_FILE
+from nnunet_attn.json_files import read_json
 
 FINAL, BEST, LATEST = "checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"
 
@@ -101,16 +103,10 @@ def find_model(dataset: str, trainer: str, plans: str, configuration: str) -> Mo
         InputError: If a variable is not set, there is no such data set or model, or it may not be read.
     """
     from nnunetv2.paths import nnUNet_results
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
     if not nnUNet_results.is_set():
         raise InputError("nnUNet_results is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
-    try:
-        name = str(maybe_convert_to_dataset_name(dataset))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"-d {dataset}: nnU-Net's folders have no data set of this number or name, or several; correct it"
-        ) from error
+    name = full_dataset_name(dataset)
     results = Path(str(nnUNet_results)) / name
     folder = results / f"{trainer}__{plans}__{configuration}"
     if not folder.is_dir():

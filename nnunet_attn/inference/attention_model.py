@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_results
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunet_attn.architectures.attention import attention_stages
+from nnunet_attn.dataset_names import full_dataset_name
 from nnunet_attn.errors import InputError
 from nnunet_attn.inference.checkpoints import one_line
 from nnunet_attn.inference.grid_predictor import GridPredictor
@@ -52,12 +52,7 @@ class ModelName:
         """
         if not nnUNet_results.is_set():
             raise InputError("nnUNet_results is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
-        try:
-            name = maybe_convert_to_dataset_name(int(self.dataset) if self.dataset.isdigit() else self.dataset)
-        except (RuntimeError, ValueError) as error:
-            raise InputError(
-                f"data set {self.dataset!r} is in none of nnU-Net's folders; correct its number or name"
-            ) from error
+        name = full_dataset_name(self.dataset)
         results = Path(str(nnUNet_results)) / name
         begin = f"{self.trainer}__{self.plans}__"
         wanted = results / f"{begin}{self.configuration or 'CONFIGURATION'}"

@@ -18,6 +18,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.utilities.file_path_utilities import get_output_folder
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+from nnunet_attn.dataset_names import full_dataset_name
 from nnunet_attn.errors import InputError
 from nnunet_attn.inference.grid_predictor import GridPredictor
 from nnunet_attn.paths import TRAINER_VARIABLE
@@ -81,12 +82,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if not nnUNet_results.is_set():
         raise InputError("nnUNet_results is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
     check_trainer(arguments.tr)
-    try:
-        folder = Path(get_output_folder(arguments.d, arguments.tr, arguments.p, arguments.c))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"data set {arguments.d!r} is in none of nnU-Net's folders; correct its number or name"
-        ) from error
+    name = full_dataset_name(arguments.d)
+    folder = Path(get_output_folder(name, arguments.tr, arguments.p, arguments.c))
     if not folder.is_dir():
         raise InputError(
             f"there is no model folder {folder}; correct -d, -tr, -p or -c, or train it: nnUNetv2_train "

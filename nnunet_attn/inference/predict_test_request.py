@@ -1,7 +1,6 @@
 """What `nnunet-attn predict-test` is asked for, and everything that is checked before the first network runs."""
 
 import argparse
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,15 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunetv2.paths import nnUNet_raw, nnUNet_results
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_attn.dataset_names import full_dataset_name
 from nnunet_attn.datasets.subset import COLOUR_ENDINGS
 from nnunet_attn.errors import InputError
 from nnunet_attn.evaluation.description import plans_digest, reader_class
 from nnunet_attn.evaluation.results import Origin
 from nnunet_attn.inference.predict import check_arguments
 from nnunet_attn.inference.predict_test_files import Made, made_record, record_of
+from nnunet_attn.json_files import read_object
 
 Ensemble = Literal["logits", "softmax"]
 FOLDS = (0, 1, 2, 3, 4)
@@ -156,7 +156,8 @@ def _checked(request: PredictTestRequest, dataset: str, trainer: str, raw: Path)
         )
     )
     model = _results_folder(dataset, trainer, request.plans, request.configuration)
-    description, plans = _read_json(model / "dataset.json"), _read_json(model / "plans.json")
+    remedy = "copy the results folder again"
+    description, plans = read_object(model / "dataset.json", remedy), read_object(model / "plans.json", remedy)
     try:
         manager = PlansManager(plans)
         stage = manager.get_configuration(request.configuration).previous_stage_name
@@ -230,12 +231,7 @@ def cases_in(images: Path, ending: str, channels: int) -> dict[str, list[Path]]:
 def _raw_dataset(text: str) -> tuple[str, Path]:
     if not nnUNet_raw.is_set():
         raise InputError("nnUNet_raw is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
-    try:
-        name = str(maybe_convert_to_dataset_name(text))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"-d {text}: nnU-Net's folders have no data set of this number or name, or several; correct it"
-        ) from error
+    name = full_dataset_name(text)
     return name, Path(str(nnUNet_raw)) / name
 
 
@@ -310,13 +306,3 @@ def _check_output(output: Path, made: Made, overwrite: bool) -> None:
             f"{output} was predicted with another {', '.join(differing)}; to predict anew, add --overwrite, "
             "or choose another folder with -o"
         )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}); copy the results folder again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is damaged; copy the results folder again")
-    return content

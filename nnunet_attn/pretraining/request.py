@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 import warnings
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_attn.dataset_names import full_dataset_name
 from nnunet_attn.datasets.pseudo_labels import pseudo_labels_of
 from nnunet_attn.errors import InputError
+from nnunet_attn.json_files import read_json
 from nnunet_attn.paths import NNUNET_FOLDERS, TRAINER_VARIABLE
 from nnunet_attn.pretraining.steps import chain_environment
 from nnunet_attn.pretraining.unlabelled import Cases, image_cases, why_unlabelled
@@ -172,18 +172,12 @@ def _check_gpus(request: Pretraining, trainer: Any, plans: Mapping[str, Any]) ->
 
 
 def _dataset_name(text: str, option: str) -> str:
-    try:
-        name = maybe_convert_to_dataset_name(int(text) if text.isdigit() else text)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{option} {text}: nnU-Net's folders have no data set of this number or name, or several; correct it, or "
-            "put the data set into nnUNet_raw"
-        ) from error
+    name = full_dataset_name(text, option, "correct it, or put the data set into nnUNet_raw")
     if not re.fullmatch(r"Dataset\d{3}_.+", name):
         raise InputError(
             f"{option} {text}: nnU-Net's data sets are called DatasetNNN_Name; give the number or the name"
         )
-    return str(name)
+    return name
 
 
 def _description(source: Path) -> dict[str, Any]:
@@ -191,7 +185,7 @@ def _description(source: Path) -> dict[str, Any]:
     wants = 'with "channel_names" and "file_ending", such as {"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz"}'
     if not file.is_file():
         raise InputError(f"{file} does not exist; write it, {wants}")
-    content = _read_json(file)
+    content = read_json(file, "mend it")
     channels = content.get("channel_names", content.get("modality")) if isinstance(content, dict) else None
     if not isinstance(channels, Mapping) or not channels or not isinstance(content.get("file_ending"), str):
         raise InputError(f"{file} does not say what the images are; write it {wants}")
@@ -206,7 +200,7 @@ def _planned(request: Pretraining, target: str) -> tuple[dict[str, Any], dict[st
             f"{target} has no plans {request.plans} ({file}), by which images are prepared and the network is built; "
             f"run: nnUNetv2_plan_and_preprocess -d {dataset_id(target)}"
         )
-    plans = _read_json(file)
+    plans = read_json(file, "mend it")
     manager = PlansManager(deepcopy(plans))
     if request.configuration not in manager.available_configurations:
         available = ", ".join(manager.available_configurations)
@@ -219,7 +213,7 @@ def _planned(request: Pretraining, target: str) -> tuple[dict[str, Any], dict[st
             f"{request.configuration} reads what {previous} has segmented, which a data set without labels does not "
             f"have; pre-train for {previous}"
         )
-    return plans, _read_json(folder / "dataset.json")
+    return plans, read_json(folder / "dataset.json", "mend it")
 
 
 def _check_channels(name: str, given: Mapping[str, Any], target: str, wanted: Mapping[str, Any]) -> None:
@@ -261,10 +255,3 @@ def _variables(environment: Mapping[str, str]) -> Iterator[None]:
             del os.environ[TRAINER_VARIABLE]
         else:
             os.environ[TRAINER_VARIABLE] = before
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}); mend it") from error

@@ -182,7 +182,7 @@ def _needs(study: "Study", planned: Mapping[tuple[str, str], dict[str, Any]], ex
 
 
 def _dataset_json(name: str) -> dict[str, Any]:
-    from nnunet_attn.evaluation.description import read_json
+    from nnunet_attn.json_files import read_json
 
     return read_json(nnunet_folder("nnUNet_preprocessed") / name / "dataset.json", "plan the data set again")
 

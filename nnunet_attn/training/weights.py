@@ -1,7 +1,6 @@
 """Fits the weights of one network into another and writes them for nnU-Net's `-pretrained_weights`."""
 
 import io
-import json
 import os
 import re
 import warnings
@@ -13,7 +12,6 @@ from typing import Any, TypeGuard
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -27,7 +25,9 @@ from nnunet_attn.architectures.published import (
     recognise,
     translate,
 )
+from nnunet_attn.dataset_names import full_dataset_name
 from nnunet_attn.errors import InputError
+from nnunet_attn.json_files import read_object
 from nnunet_attn.paths import TRAINER_VARIABLE
 from nnunet_attn.training.checkpoints import load_trusted
 from nnunet_attn.training.extent import plans_with_extent
@@ -151,22 +151,17 @@ def build_target(dataset: str, configuration: str, plans: str, trainer: str) -> 
     """
     if not nnUNet_preprocessed.is_set():
         raise InputError("nnUNet_preprocessed is not set; set nnU-Net's three folders (see: nnunet-attn doctor)")
-    try:
-        name = maybe_convert_to_dataset_name(int(dataset) if dataset.isdigit() else dataset)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"data set {dataset!r} is in none of nnU-Net's folders; put it into nnUNet_raw and run "
-            "nnUNetv2_plan_and_preprocess, or correct its number or name"
-        ) from error
+    remedy = "correct it, or put the data set into nnUNet_raw and run nnUNetv2_plan_and_preprocess"
+    name = full_dataset_name(dataset, remedy=remedy)
     folder = Path(str(nnUNet_preprocessed)) / name
     plans_file = folder / f"{plans}.json"
     if not plans_file.is_file():
         raise InputError(f"{plans_file} does not exist; run: nnUNetv2_plan_and_preprocess -d {dataset}")
-    manager = PlansManager(_read_json(plans_file))
+    manager = PlansManager(read_object(plans_file, "plan the data set again"))
     if configuration not in manager.available_configurations:
         available = ", ".join(manager.available_configurations)
         raise InputError(f"{plans} has no configuration {configuration!r}; there are {available}")
-    dataset_json = _read_json(folder / "dataset.json")
+    dataset_json = read_object(folder / "dataset.json", "plan the data set again")
     try:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -190,13 +185,6 @@ def build_target(dataset: str, configuration: str, plans: str, trainer: str) -> 
         )
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"{trainer} cannot be built for {plans}, {configuration}: {error}") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}); plan the data set again") from error
 
 
 def import_weights(

@@ -236,7 +236,7 @@ WRONG = {
         ["nnUNetTrainerMedT__nnUNetPlansMade", "nnUNetv2_train", "does not exist"],
     ),
     "fold": (["-f", "3"], ["fold_3 does not exist", "nnUNetv2_train Dataset901_Made 3d_fullres 3 -p nnUNetPlansMade"]),
-    "dataset": (["-d", "777"], ["'777'"]),
+    "dataset": (["-d", "777"], ["-d 777:"]),
     "checkpoint": (
         ["-chk", "checkpoint_best.pth"],
         ["checkpoint_best.pth does not exist", "-chk: checkpoint_final.pth"],

@@ -103,7 +103,7 @@ def test_images_of_other_names_are_refused(
         ({"-c": "2d"}, r"there is no model folder .*__2d; correct .* train it: nnUNetv2_train 901 2d FOLD -p"),
         ({"-tr": "nnUNetTrainerPlain"}, r"there is no model folder .*nnUNetTrainerPlain__"),
         ({"-tr": "nnUNetTrainerFoo"}, r"nnU-Net does not find the trainer 'nnUNetTrainerFoo' .* doctor nnUNetTrainer"),
-        ({"-d": "777"}, r"data set '777' is in none of nnU-Net's folders"),
+        ({"-d": "777"}, r"-d 777: nnU-Net's folders have no data set of this number"),
         ({"-f": "3"}, r"has no checkpoint_final.pth of fold 3; give those that are there: -f 0"),
         ({"-chk": "checkpoint_none.pth"}, r"has no checkpoint_none.pth of fold 0; train it, or give another -chk"),
         ({"-i": "nowhere"}, r"-i nowhere is no folder"),

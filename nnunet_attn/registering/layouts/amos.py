@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.json_files import read_object
 from nnunet_attn.registering.layouts.contract import LayoutData, LayoutOptions
 from nnunet_attn.registering.layouts.trees import (
     PaperSplit,
@@ -14,7 +15,6 @@ from nnunet_attn.registering.layouts.trees import (
     named_files,
     no_choice,
     paired,
-    read_json,
 )
 from nnunet_attn.registering.model import SourceCase
 
@@ -100,7 +100,7 @@ def _check_labels(file: Path) -> None:
     """Refuse another release, whose values would mean other organs."""
     if not file.is_file():
         return
-    labels = read_json(file).get("labels")
+    labels = read_object(file, "unpack it again").get("labels")
     values = set(labels) if isinstance(labels, dict) else None
     if values != {str(value) for value in range(len(ORGANS) + 1)}:
         raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.json_files import read_object
 from nnunet_attn.registering.layouts.contract import LayoutData, LayoutOptions
 from nnunet_attn.registering.layouts.trees import (
     PaperSplit,
@@ -16,7 +17,6 @@ from nnunet_attn.registering.layouts.trees import (
     named_files,
     no_choice,
     paired,
-    read_json,
     shown,
 )
 from nnunet_attn.registering.model import SourceCase
@@ -90,7 +90,7 @@ read_binary_pancreas = partial(
 def _read(folder: Path, options: LayoutOptions, layout: str, paper: PaperSplit | None = None) -> LayoutData:
     no_choice(options, layout)
     root = find_root(folder, ("imagesTr", "labelsTr", "dataset.json"), layout)
-    description = read_json(root / "dataset.json")
+    description = read_object(root / "dataset.json", "unpack it again")
     channels = _ordered_names(root, description, "modality")
     names = _ordered_names(root, description, "labels")
     images, labels = named_files(root / "imagesTr"), named_files(root / "labelsTr")

@@ -1,10 +1,8 @@
 """Reading unpacked downloads: finding their folders, pairing images and labels, dividing cases into two parts."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.registering.layouts.contract import LayoutOptions
@@ -231,18 +229,3 @@ def _parts(labelled: Mapping[str, SourceCase], options: LayoutOptions) -> tuple[
     if not train:
         raise InputError(f"the lists leave none of the {len(labelled)} labelled cases to train on; leave some")
     return test, train
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return the content of a JSON file that holds one object.
-
-    Raises:
-        InputError: If it cannot be read as that.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as JSON ({error}); unpack it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds no JSON object; unpack it again")
-    return content
