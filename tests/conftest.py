@@ -2,13 +2,22 @@
 
 import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from nnunet_attn.paths import trainers_dir
+
+INTEGRATION = "tests/integration/"
+SHARING = {
+    "five folds": (f"{INTEGRATION}test_stock_commands.py", f"{INTEGRATION}test_predict_test.py"),
+    "slurm": (f"{INTEGRATION}slurm/",),
+}
+"""Files, by their names' beginnings, that share what takes long to make."""
 
 
 def pytest_configure() -> None:
@@ -16,18 +25,37 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep a file's tests in one of pytest-xdist's processes where they share a data set that takes long to make."""
-    if item.path.parent.name == "integration":
-        item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests where there is no CUDA."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip `gpu` tests where there is no CUDA; in pytest-xdist's processes, begin with what takes long."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs CUDA, none is available"))
+    if hasattr(config, "workerinput"):
+        slow = Counter(group_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+        # what is left for the end is short, so that the processes end at the same time
+        items.sort(key=lambda item: (not item.nodeid.startswith(INTEGRATION), -slow[group_of(item.nodeid)]))
+        first = {group: index for index, group in enumerate(dict.fromkeys(group_of(item.nodeid) for item in items))}
+        items.sort(key=lambda item: first[group_of(item.nodeid)])
+
+
+def group_of(test: str) -> str:
+    """Return the group of a test whose tests one of pytest-xdist's processes runs: its file, or files that share."""
+    file = test.split("::")[0]
+    return next((group for group, files in SHARING.items() if file.startswith(files)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole groups, in the order of collection; marks of groups have no effect with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")

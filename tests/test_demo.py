@@ -12,6 +12,7 @@ from nnunet_attn import demo
 from nnunet_attn.demo import ORGANS, best_slice, dice, dice_table, epoch_in, run_demo
 from nnunet_attn.errors import InputError
 from nnunet_attn.stock import StockCommandError
+from tests.made.workers import one_import
 
 
 def quiet_console() -> Console:
@@ -128,6 +129,7 @@ def test_a_current_folder_that_takes_no_picture_is_refused_before_any_work(tmp_p
 def test_the_demo_runs_through_the_stock_commands_in_its_own_folders(tmp_path, monkeypatch):
     mine = tmp_path / "mine"
     mine.mkdir()
+    monkeypatch.setenv("PYTHONPATH", one_import())
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(variable, str(mine))
     before = dict(os.environ)

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from nnunet_attn.benchmark.learning import main
+from tests.made.workers import one_import
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 @pytest.mark.slow
-def test_a_smoke_of_the_study(tmp_path: Path) -> None:
+def test_a_smoke_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", one_import())
     out = tmp_path / "learning.json"
     budget = ("--cases", "5", "--epochs", "1", "--its", "2", "--features", "4", "--seeds", "3", "-c", "2d")
     assert main(["-tr", "nnUNetTrainerGASA", *budget, "--work", str(tmp_path / "work"), "--out", str(out)]) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nnunet_attn.benchmark.position import LABELS, TRAINERS, main, scores, small_patch_plans
+from tests.made.workers import one_import
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
@@ -104,7 +105,10 @@ def test_wrong_input_writes_nothing(
 
 
 @pytest.mark.slow
-def test_a_smoke_of_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_smoke_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", one_import())
     out = tmp_path / "position.json"
     budget = ("--cases", "5", "--test-cases", "1", "--epochs", "1", "--its", "1", "--seeds", "3")
     chosen = ("-tr", "nnUNetTrainerFINE", "--reference", "nnUNetTrainerFINE")

@@ -14,6 +14,7 @@ from nnunet_attn.datasets.raw import write_dataset
 from nnunet_attn.errors import InputError
 from nnunet_attn.stock import StockCommandError
 from tests.datasets.test_binary import made_case
+from tests.made.workers import one_import
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 KEPT = sorted(RESULTS.glob("pretraining-*.json"))
@@ -205,7 +206,10 @@ def test_the_kept_results_are_of_three_seeds_and_follow_from_their_runs(file: Pa
 
 
 @pytest.mark.slow
-def test_a_smoke_of_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_smoke_of_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", one_import())
     out = tmp_path / "pretraining-smoke.json"
     words = ["--cases", "8", "--test-cases", "2", "--labels", "3", "--seeds", "3", "--epochs", "1", "--its", "2"]
     words += [

@@ -15,7 +15,7 @@ from tests.integration.conftest import PLANS, Workspace
 pytestmark = pytest.mark.slow
 
 ID = 104
-TRAINERS = ("nnUNetTrainerPatchTransformer_1epochs_2its", "nnUNetTrainerUNetPlusPlus_1epochs_2its")
+TRAINERS = tuple(f"nnUNetTrainer{name}_1epochs_2its_NoMirroring" for name in ("PatchTransformer", "UNetPlusPlus"))
 
 
 def test_a_binary_data_set_is_trained_on_and_its_held_out_cases_are_evaluated(tmp_path: Path) -> None:

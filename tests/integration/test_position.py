@@ -23,6 +23,7 @@ from tests.integration.conftest import PLANS, Workspace
 from tests.made.data import make_trainer
 from tests.made.plans import KINDS
 from tests.made.position import LOG_VARIABLE, OFFSET, nnUNetTrainerPositionProbe
+from tests.made.workers import one_import
 
 pytestmark = pytest.mark.slow
 
@@ -68,8 +69,8 @@ class CheckedWorkspace(Workspace):
 
     def environment(self, **more: str) -> dict[str, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return an environment with the probe's trainer and log."""
-        repository = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, (repository, os.environ.get("PYTHONPATH"))))
+        repository = Path(__file__).parents[2]
+        path = one_import(repository)
         own = {"nnUNet_extTrainer": str(self.root / "leaves"), LOG_VARIABLE: str(self.log), "PYTHONPATH": path}
         return {**super().environment(), **own, **more}
 

@@ -9,6 +9,7 @@ from nnunet_attn.datasets.phantom import write_phantom
 from nnunet_attn.datasets.splits_files import RECORD_FILE, SPLITS_FILE
 from tests.integration.conftest import Workspace
 from tests.made.splits import contents, nnunets_split, read
+from tests.made.workers import AS_TYPED
 
 DATASET = 507
 
@@ -29,7 +30,7 @@ def test_folds_made_before_planning_are_kept(tmp_path: Path, monkeypatch: pytest
     before = contents(folder)
     assert sorted(before) == [SPLITS_FILE, RECORD_FILE]
     options = ("-c", "2d", "-npfp", "2", "-np", "2", "--verify_dataset_integrity")
-    workspace.run("nnUNetv2_plan_and_preprocess", "-d", DATASET, *options, nnUNet_n_proc_DA="2")
+    workspace.run("nnUNetv2_plan_and_preprocess", "-d", DATASET, *options, nnUNet_n_proc_DA="2", **AS_TYPED)
     assert before.items() <= contents(folder).items()
     for fold, split in enumerate(read(folder)):
         assert nnunets_split(folder, fold) == (split["train"], split["val"])

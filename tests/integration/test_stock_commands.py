@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from tests.integration.conftest import DATASET, PLANS, TRAINER, Workspace
+from tests.made.workers import AS_TYPED
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def test_finds_the_best_configuration_and_ensembles(five_folds: Workspace) -> No
 
 
 def test_predicts_with_five_folds_and_evaluates(five_folds: Workspace, tmp_path: Path) -> None:
-    output = predict(five_folds, tmp_path / "five", "2d", 0, 1, 2, 3, 4)
+    output = predict(five_folds, tmp_path / "five", "2d", 0, 1, 2, 3, 4, **AS_TYPED)
     model = five_folds.model("2d")
     words = ("-djfile", model / "dataset.json", "-pfile", model / "plans.json", "-np", 1)
     five_folds.run("nnUNetv2_evaluate_folder", five_folds.labels, output, *words)

@@ -48,7 +48,7 @@ def largest_preprocessed(workspace: Workspace) -> list[int]:
 
 
 def test_fine_trains_validates_and_predicts(crops: Workspace, tmp_path: Path) -> None:
-    trainer = "nnUNetTrainerFINE" + BUDGET
+    trainer = f"nnUNetTrainerFINE{BUDGET}_NoMirroring"
     model = train(crops, trainer)
     plans = json.loads((model / "plans.json").read_text())
     extent = plans["nnunet_attn"]["fine_extent"]["3d_fullres"]
