@@ -14,7 +14,7 @@ from rich.text import Text
 from nnunet_attn import __version__
 from nnunet_attn.architectures.published_keys import SOURCES
 from nnunet_attn.architectures.registry import NETWORKS
-from nnunet_attn.commands import compare, evaluate, predict_test, register, splits, study
+from nnunet_attn.commands import compare, evaluate, figure, predict_test, register, splits, study
 from nnunet_attn.errors import InputError
 
 
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     splits.add_parser(commands)
     evaluate.add_parser(commands)
     compare.add_parser(commands)
+    figure.add_parser(commands)
     study.add_parser(commands)
 
     maps = commands.add_parser("attention-maps", help="show where a trained network looks, in the image's own geometry")
