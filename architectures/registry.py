@@ -20,6 +20,7 @@ class Network:
         source: Paper and identifier.
         small_options: Arguments that make it small enough for a test on a CPU.
         trainer_options: Names that the plans may set beside the network's arguments, read by its trainers alone.
+        planned_width: Whether its width is that of the planned U-Net; if not, it is an option of its own.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Network:
     fixed_patch: bool = True
     small_options: Mapping[str, Any] = field(default_factory=dict)
     trainer_options: tuple[str, ...] = ()
+    planned_width: bool = False
 
 
 _NARROW: dict[str, Any] = {"features": [8, 8, 16, 16], "depths": [1, 2, 1, 1], "num_heads": 4, "stem_channels": [4, 8]}
@@ -47,6 +49,7 @@ NETWORKS: tuple[Network, ...] = (
         title="the U-Net that the plans name, without attention: the reference of every comparison",
         source="Isensee et al. 2021, doi:10.1038/s41592-020-01008-z",
         fixed_patch=False,
+        planned_width=True,
     ),
     Network(
         name="UNetPlusPlus",
@@ -56,6 +59,7 @@ NETWORKS: tuple[Network, ...] = (
         title="UNet++: nested, densely connected nodes between encoder and decoder, without attention",
         source="Zhou et al. 2018, arXiv:1807.10165; the baseline of Karimi et al. 2021, arXiv:2102.13645",
         fixed_patch=False,
+        planned_width=True,
     ),
     Network(
         name="GASAUNet",
@@ -64,6 +68,7 @@ NETWORKS: tuple[Network, ...] = (
         dims=(2, 3),
         title="global axial self-attention at the bottleneck of the planned U-Net",
         source="Sun et al. 2024, arXiv:2409.13146",
+        planned_width=True,
     ),
     *(
         Network(
@@ -118,6 +123,7 @@ NETWORKS: tuple[Network, ...] = (
         title="the planned U-Net with a block of gated axial attention at its bottleneck",
         source="Valanarasu et al. 2021, arXiv:2102.10662, in 3D; a baseline of Sun et al. 2024, arXiv:2409.13146",
         fixed_patch=False,
+        planned_width=True,
     ),
     Network(
         name="NNFormer",

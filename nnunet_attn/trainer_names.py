@@ -47,6 +47,12 @@ SUFFIXES: tuple[Suffix, ...] = (
         lambda m: {"iterations_per_epoch": int(m[1])},
     ),
     Suffix(
+        re.compile(r"save([1-9]\d*)"),
+        "_save<N>",
+        "checkpoint_latest.pth every N epochs (nnU-Net: 50, here at most a twentieth of the training)",
+        lambda m: {"epochs_between_saves": int(m[1])},
+    ),
+    Suffix(
         re.compile(r"NoMirroring"),
         "_NoMirroring",
         "no mirroring, neither in training nor at inference",

@@ -12,8 +12,10 @@ from nnunet_attn.study.findings import Finding
 from nnunet_attn.study.matrix import Run, dataset_name, nnunet_folder, runs, trainer_of
 from nnunet_attn.study.memory import StepNeed, StepTask, examine_steps, nearest_preset
 from nnunet_attn.study.trainers import named_trainer
+from nnunet_attn.trainer_names import trainer_names
 
 if TYPE_CHECKING:
+    from nnunet_attn.architectures.registry import Network
     from nnunet_attn.study.model import Row, Study
 
 # From here on another preset of nnU-Net than the smallest is nearest in memory: halfway between 8 and 24 GB.
@@ -67,7 +69,8 @@ def check(study: "Study", examine: Examine = examine_steps) -> CheckReport:
         try:
             names.append(dataset_name(text))
         except InputError as error:
-            findings.append(Finding(f"data set {text}", "problem", str(error)))
+            remedy = "a shipped study's comments say where it comes from; known ones: nnunet-attn register --help"
+            findings.append(Finding(f"data set {text}", "problem", str(error), remedy))
     planned: dict[tuple[str, str], dict[str, Any]] = {}
     for name in names:
         found = list(check_dataset(study, name))
@@ -79,6 +82,8 @@ def check(study: "Study", examine: Examine = examine_steps) -> CheckReport:
             findings += [each for each in more if each not in findings]
             if plans is not None:
                 planned[name, row.title] = plans
+    findings += _budget(study)
+    findings += _missing(study)
     findings += _pretrainings(study, names)
     findings += check_cases(study, names)
     needs = _needs(study, planned, examine)
@@ -153,6 +158,43 @@ def _folders() -> Iterator[Finding]:
             continue
         if not folder.is_dir():
             yield Finding(variable, "problem", f"{folder} is no folder", f'mkdir -p "{folder}"')
+
+
+def _budget(study: "Study") -> Iterator[Finding]:
+    """What the budget changes of the plans, and which rows take their sizes from elsewhere."""
+    budget = study.budget
+    if budget is None or not budget.changes_plans:
+        return
+    changes = [] if budget.width is None else [f"{budget.width:g} times the planned features, in multiples of 8"]
+    changes += [] if budget.batch_size is None else [f"batches of {budget.batch_size}"]
+    yield Finding("budget", "ok", f"all rows train with {' and '.join(changes)}, in plans of their own")
+    for row in study.rows:
+        network = row.parsed.network
+        if network is None:
+            continue
+        if budget.width is not None and not network.planned_width and not row.options:
+            text = f"the width of {network.name} is its own, which the budget does not change"
+            yield Finding(row.title, "warning", text, f"give the row options, such as {_example(network)}")
+        has_own = budget.batch_size is not None and "batch_size" in network.trainer_options
+        if has_own and row.options.get("batch_size") != budget.batch_size:
+            text = f"{row.parsed.base} has a batch size of its own, which the budget does not change"
+            remedy = f"give the row options: {{batch_size: {budget.batch_size}}}, unless its name stands for another"
+            yield Finding(row.title, "warning", text, remedy)
+
+
+def _example(network: "Network") -> str:
+    options = ", ".join(f"{name}: {value}" for name, value in network.small_options.items())
+    return f"{{{options}}}"
+
+
+def _missing(study: "Study") -> Iterator[Finding]:
+    """Methods that the file lists as missing; those that have come since can be added."""
+    for each in study.missing:
+        if each.what in trainer_names():
+            text = f"is listed as missing ({each.why}), but there is such a trainer now"
+            yield Finding(each.what, "warning", text, "add it to trainers, and take it out of missing")
+        else:
+            yield Finding(each.what, "warning", f"is missing from the comparison: {each.why}")
 
 
 def _pretrainings(study: "Study", names: Sequence[str]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.errors import InputError
 from nnunet_attn.study.findings import Finding
 from nnunet_attn.study.matrix import Run, nnunet_folder
-from nnunet_attn.study.options import PLANS_KEY, derived_plans
+from nnunet_attn.study.options import PLANS_KEY, derived_plans, resolved
 
 if TYPE_CHECKING:
     from nnunet_attn.study.model import Row, Study
@@ -104,26 +104,6 @@ def check_cases(study: "Study", names: list[str]) -> Iterator[Finding]:
     if lost:
         text = f"{', '.join(lost)}: no labels of this name in {', '.join(names)}"
         yield Finding("cases", "warning", text, "correct the names in cases")
-
-
-def resolved(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
-    """Return an entry of the plans with what it inherits.
-
-    Raises:
-        InputError: If the configuration, or one that it inherits from, is not there.
-    """
-    entries: Any = plans.get("configurations", {})
-    entry: dict[str, Any] = {}
-    seen: list[str] = []
-    name: str | None = configuration
-    while name is not None:
-        if name in seen or not isinstance(entries, Mapping) or not isinstance(entries.get(name), Mapping):
-            raise InputError(f"the plans {plans.get('plans_name')} have no configuration {name}")
-        seen.append(name)
-        entry = {**entries[name], **entry}
-        name = entries[name].get("inherits_from")
-    entry.pop("inherits_from", None)
-    return entry
 
 
 def _without_notes(entry: Mapping[str, Any], asked: Any) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.study.matrix import nnunet_folder
+from nnunet_attn.study.messages import nearest
 
 if TYPE_CHECKING:
     from nnunet_attn.study.model import Study
@@ -48,7 +50,8 @@ folds: [0, 1, 2, 3, 4]
 # One training each. Without seeds every training draws its own, and chance cannot be told from the method.
 # seeds: [0, 1, 2]
 
-# How long each is trained; nnU-Net's own are 1000 epochs of 250 iterations. A name with _<N>epochs keeps its own.
+# How much each is trained; nnU-Net's own are 1000 epochs of 250 iterations. A name with _<N>epochs keeps its own.
+# Also width, a factor on the planned features, and batch_size; save: epochs between two checkpoints to resume from.
 # budget: {{epochs: 250, iterations: 250}}
 
 # Predict the test cases in imagesTs, too.
@@ -64,6 +67,9 @@ test_set: false
 
 # Cases that figures show in any case.
 # cases: []
+
+# What belongs to the comparison, and cannot be trained.
+# missing: []
 """
 
 
@@ -105,6 +111,37 @@ def write_study(file: Path, datasets: Sequence[str] | None = None, trainers: Seq
         rows="\n".join(f"  - {name}" for name in names),
         reference=reference,
     )
+    study = study_of(parsed_document(text, file))
+    _write(file, text)
+    return study
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Return the studies that come with this package: name -> file, in the order of names."""
+    folder = Path(str(files("nnunet_attn.studies")))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"), key=lambda each: each.stem)}
+
+
+def copy_shipped_study(file: Path, name: str) -> "Study":
+    """Write a copy of a study that comes with this package, with its comments, and return what it says.
+
+    Args:
+        file: New file, in a folder that exists.
+        name: Of `shipped_studies`.
+    Raises:
+        InputError: If there is no study of this name, or the file is there or cannot be written.
+    """
+    from nnunet_attn.study.document import parsed_document
+    from nnunet_attn.study.model import study_of
+
+    shipped = shipped_studies()
+    if name not in shipped:
+        raise InputError(
+            f"--like {name}: there is no such study{nearest(name, shipped)}; there are {', '.join(shipped)}"
+        )
+    if file.exists() or file.is_symlink():
+        raise InputError(f"{file} exists and is never overwritten; give another name, or change it and check it")
+    text = shipped[name].read_text(encoding="utf-8")
     study = study_of(parsed_document(text, file))
     _write(file, text)
     return study

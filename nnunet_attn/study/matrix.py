@@ -92,7 +92,7 @@ def runs(study: "Study") -> tuple[Run, ...]:
 
 
 def trainer_of(study: "Study", row: "Row", seed: int | None = None) -> str:
-    """Return the full name of a row's trainer: as it was given, then `_<N>epochs`, `_<N>its`, `_seed<N>`.
+    """Return the full name of a row's trainer: as it was given, then `_<N>epochs`, `_<N>its`, `_save<N>`, `_seed<N>`.
 
     What the name says already is not added again.
     """
@@ -103,6 +103,8 @@ def trainer_of(study: "Study", row: "Row", seed: int | None = None) -> str:
         parts.append(f"{budget.epochs}epochs")
     if budget is not None and budget.iterations is not None and "iterations_per_epoch" not in told:
         parts.append(f"{budget.iterations}its")
+    if budget is not None and budget.save is not None and "epochs_between_saves" not in told:
+        parts.append(f"save{budget.save}")
     if seed is not None and "seed" not in told:
         parts.append(f"seed{seed}")
     return "_".join(parts)

@@ -52,9 +52,9 @@ def plain_message(error: Mapping[str, Any], models: Sequence[Any]) -> str:
 
 def _fields(place: Sequence[Any], models: Sequence[Any]) -> list[str]:
     """The fields of the model in which the unknown one stands."""
-    study, row, pretrain, budget = models
+    study, row, pretrain, budget, missing = models
     names = [each for each in place if isinstance(each, str)]
-    inner = {("trainers", "pretrain"): pretrain, ("trainers",): row, ("budget",): budget}
+    inner = {("trainers", "pretrain"): pretrain, ("trainers",): row, ("budget",): budget, ("missing",): missing}
     model = inner.get(tuple(names[:-1]), study)
     return [field.alias or name for name, field in model.model_fields.items()]
 

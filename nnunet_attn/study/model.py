@@ -1,9 +1,8 @@
 """What a study.yaml says: data sets, trainers, folds, seeds. Each mistake is named with file, line and field."""
 
 import json
-import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,155 +11,30 @@ from nnunet_attn.evaluation.results import METRICS
 from nnunet_attn.evaluation.settings import KITS23_TOLERANCE_MM
 from nnunet_attn.study.document import Document, Mistake, listed, read_document
 from nnunet_attn.study.messages import nearest, plain_message
-from nnunet_attn.study.trainers import Trainer, named_trainer
+from nnunet_attn.study.rows import (
+    Budget,
+    DatasetName,
+    Frozen,
+    Missing,
+    Name,
+    PlansName,
+    Pretrain,
+    Row,
+    WholeNumber,
+    Yes,
+    each_once,
+    is_length,
+    several,
+)
 
-try:
-    from pydantic import (
-        BaseModel,
-        BeforeValidator,
-        ConfigDict,
-        Field,
-        ValidationError,
-        field_validator,
-        model_validator,
-    )
-    from pydantic_core import PydanticCustomError
-except ModuleNotFoundError as error:
-    raise InputError('studies need pydantic and PyYAML: pip install "nnunet-attn[benchmark]"') from error
+# behind the module above, which says what to install where pydantic is missing
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator  # isort: skip
+from pydantic_core import PydanticCustomError  # isort: skip
 
-_NAME = re.compile(r"[^\W_][\w .+-]*")  # of a study or a row; it becomes part of file names
-_PLANS_OR_CONFIGURATION = re.compile(r"(?!.*__)[A-Za-z0-9][A-Za-z0-9_.-]*")  # "__" parts the names of results folders
-
-
-def _several(value: Any) -> Any:
-    """One value stands for a list of one; a list becomes the tuple that is asked for."""
-    return tuple(value) if isinstance(value, list) else value if isinstance(value, tuple) else (value,)
+__all__ = ["Budget", "Missing", "Pretrain", "Row", "Study", "read_study", "study_of"]
 
 
-def _fitting(pattern: re.Pattern[str], rule: str) -> Any:
-    def check(value: Any) -> Any:
-        if isinstance(value, str) and not pattern.fullmatch(value):
-            raise PydanticCustomError("rule", "{rule}, got {value}", {"rule": rule, "value": repr(value)})
-        return value
-
-    return BeforeValidator(check)
-
-
-def _dataset(value: Any) -> Any:
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(text, str) and re.fullmatch(r"Dataset\d{3}_.+|0*[1-9]\d{0,2}", text):
-        return text
-    rule = "must be a data set's number, 1 to 999, or its name, such as Dataset004_Hippocampus"
-    raise PydanticCustomError("rule", "{rule}, got {value}", {"rule": rule, "value": repr(value)})
-
-
-_WholeNumber = Annotated[int, Field(strict=True, ge=0)]
-_Positive = Annotated[int, Field(strict=True, ge=1)]
-_Yes = Annotated[bool, Field(strict=True)]
-_Dataset = Annotated[str, BeforeValidator(_dataset)]
-_Name = Annotated[
-    str, _fitting(_NAME, "must begin with a letter or digit and have letters, digits, spaces, _ . + - only")
-]
-_PlansName = Annotated[
-    str, _fitting(_PLANS_OR_CONFIGURATION, "must be a name of nnU-Net's, without spaces and without two _ in a row")
-]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Pretrain(_Frozen):
-    """Learning from images without labels before the training, as `nnunet-attn pretrain` does.
-
-    Args:
-        task: "denoise", "inpaint" or "both".
-        dataset: Number or name of the data set whose images are learned from; None: the one that is trained on.
-        epochs: Epochs of the pre-training; None: as many as the trainer's name says, else 250.
-    """
-
-    task: Literal["denoise", "inpaint", "both"]
-    dataset: _Dataset | None = None
-    epochs: _Positive | None = None
-
-
-class Budget(_Frozen):
-    """How long every row is trained, unless its trainer's name says so itself.
-
-    Args:
-        epochs: Added to trainer names as `_<N>epochs`; None: nnU-Net's 1000.
-        iterations: Iterations of an epoch, added as `_<N>its`; None: nnU-Net's 250.
-    """
-
-    epochs: _Positive | None = None
-    iterations: _Positive | None = None
-
-
-class Row(_Frozen):
-    """One method of a study: a trainer with what is particular to it.
-
-    Args:
-        trainer: Its name, with suffixes such as `_bf16`.
-        name: What it is called in tables; None: as the trainer.
-        plans: Other plans than the study's.
-        configuration: Another configuration than the study's.
-        options: Arguments of the network, as in plans below `nnunet_attn.<network>`.
-        pretrain: What it learns before; None: nothing.
-        labels: Numbers of labelled cases; the folds that `nnunet-attn splits --labels` made take the place of the
-            study's.
-        ensemble: How folds predict the test set together: mean of "logits" or of "softmax" probabilities.
-    """
-
-    trainer: str
-    name: _Name | None = None
-    plans: _PlansName | None = None
-    configuration: _PlansName | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-    pretrain: Pretrain | None = None
-    labels: Annotated[tuple[Annotated[int, Field(strict=True, ge=2)], ...], BeforeValidator(_several)] = ()
-    ensemble: Literal["logits", "softmax"] = "logits"
-
-    @property
-    def title(self) -> str:
-        """The name in tables, and of the reference."""
-        return self.name or self.trainer
-
-    @property
-    def parsed(self) -> Trainer:
-        """The trainer's name taken apart."""
-        return named_trainer(self.trainer)
-
-    @field_validator("pretrain", mode="before")
-    @classmethod
-    def _task_alone(cls, value: Any) -> Any:
-        return {"task": value} if isinstance(value, str) else value
-
-    @field_validator("trainer")
-    @classmethod
-    def _exists(cls, value: str) -> str:
-        try:
-            named_trainer(value)
-        except InputError as error:
-            raise PydanticCustomError("rule", "{text}", {"text": str(error)}) from error
-        return value
-
-    @field_validator("options")
-    @classmethod
-    def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            rule = "must be what JSON can hold: text, finite numbers, true, false, null, lists and tables of them"
-            raise PydanticCustomError("rule", "{rule}", {"rule": rule}) from error
-        return value
-
-    @field_validator("labels")
-    @classmethod
-    def _once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _each_once(value)
-
-
-class Study(_Frozen):
+class Study(Frozen):
     """Which trainers are compared on which data, and how.
 
     Args:
@@ -179,25 +53,27 @@ class Study(_Frozen):
         budget: How long each row is trained; None: as its trainer's name says.
         device: What trains and predicts; None: CUDA where there is one, else the CPU.
         cases: Cases that figures show in any case.
+        missing: Methods that belong to the comparison, and that this package does not have.
     Raises:
         pydantic.ValidationError: If a field is not what it may be, or fields contradict each other.
     """
 
-    name: _Name
-    datasets: Annotated[tuple[_Dataset, ...], BeforeValidator(_several), Field(min_length=1)]
-    rows: Annotated[tuple[Row, ...], BeforeValidator(_several), Field(alias="trainers", min_length=1)]
-    plans: _PlansName = "nnUNetPlans"
-    configurations: Annotated[tuple[_PlansName, ...], BeforeValidator(_several), Field(min_length=1)] = ("3d_fullres",)
-    folds: Annotated[tuple[_WholeNumber, ...], BeforeValidator(_several), Field(min_length=1)] = (0, 1, 2, 3, 4)
-    seeds: Annotated[tuple[_WholeNumber, ...], BeforeValidator(_several)] = ()
-    test_set: _Yes = False
-    metrics: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: v if v is None else _several(v))] = None
+    name: Name
+    datasets: Annotated[tuple[DatasetName, ...], BeforeValidator(several), Field(min_length=1)]
+    rows: Annotated[tuple[Row, ...], BeforeValidator(several), Field(alias="trainers", min_length=1)]
+    plans: PlansName = "nnUNetPlans"
+    configurations: Annotated[tuple[PlansName, ...], BeforeValidator(several), Field(min_length=1)] = ("3d_fullres",)
+    folds: Annotated[tuple[WholeNumber, ...], BeforeValidator(several), Field(min_length=1)] = (0, 1, 2, 3, 4)
+    seeds: Annotated[tuple[WholeNumber, ...], BeforeValidator(several)] = ()
+    test_set: Yes = False
+    metrics: Annotated[tuple[str, ...] | None, BeforeValidator(lambda v: v if v is None else several(v))] = None
     tolerance: float | dict[str, float] = 1.0
     surface: Literal["area", "erosion"] = "area"
     reference: str = ""
     budget: Budget | None = None
     device: Literal["cpu", "cuda", "mps"] | None = None
-    cases: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
+    cases: Annotated[tuple[str, ...], BeforeValidator(several)] = ()
+    missing: Annotated[tuple[Missing, ...], BeforeValidator(several)] = ()
 
     def plans_of(self, row: Row) -> str:
         """Return the plans that a row starts from."""
@@ -233,12 +109,12 @@ class Study(_Frozen):
     @field_validator("folds", "seeds", "configurations", "cases")
     @classmethod
     def _once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        return _each_once(value)
+        return each_once(value)
 
     @field_validator("datasets")
     @classmethod
     def _one_number_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        _each_once(tuple(int(text[7:10] if text.startswith("Dataset") else text) for text in value))
+        each_once(tuple(int(text[7:10] if text.startswith("Dataset") else text) for text in value))
         return value
 
     @field_validator("metrics")
@@ -248,7 +124,7 @@ class Study(_Frozen):
             if name not in METRICS:
                 rule = f"has no metric {name!r}{nearest(name, METRICS)}; there are {', '.join(METRICS)}"
                 raise PydanticCustomError("rule", "{rule}", {"rule": rule})
-        return value if value is None else _each_once(value)
+        return value if value is None else each_once(value)
 
     @field_validator("tolerance", mode="before")
     @classmethod
@@ -256,7 +132,7 @@ class Study(_Frozen):
         if isinstance(value, str) and value.lower() == "kits23":
             return dict(KITS23_TOLERANCE_MM)
         numbers = list(value.values()) if isinstance(value, dict) else [value]
-        if numbers and all(_is_length(each) for each in numbers):
+        if numbers and all(is_length(each) for each in numbers):
             return value
         rule = "must be a number of mm, 0 or larger, such numbers by class, or kits23"
         raise PydanticCustomError("rule", "{rule}, got {value}", {"rule": rule, "value": repr(value)})
@@ -301,7 +177,8 @@ def study_of(document: Document) -> Study:
             context: dict[str, Any] = each.get("ctx") or {}
             found = context.get("mistakes")
             if found is None:
-                found = [Mistake(tuple(each["loc"]), plain_message(each, (Study, Row, Pretrain, Budget)))]
+                found = [Mistake(tuple(each["loc"]), plain_message(each, (Study, Row, Pretrain, Budget, Missing)))]
+                found = [_known_missing(content, mistake) for mistake in found]
             if each["type"] != "missing":
                 # a value that stands for a list or a table of one has no place below its own
                 found = [Mistake(document.nearest_place(mistake.place), mistake.text) for mistake in found]
@@ -311,15 +188,20 @@ def study_of(document: Document) -> Study:
     return study
 
 
-def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise PydanticCustomError("rule", "has {value} twice; give it once", {"value": value})
-    return values
-
-
-def _is_length(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+def _known_missing(content: Mapping[str, Any], mistake: Mistake) -> Mistake:
+    """A mistake as it is, unless it is about a trainer that the file lists as missing: then with its reason."""
+    rows = several(content.get("trainers", ()))
+    match mistake.place:
+        case ("trainers", int(index), *_) if index < len(rows):
+            name = rows[index].get("trainer") if isinstance(rows[index], dict) else rows[index]
+        case _:
+            return mistake
+    for each in several(content.get("missing", ())):
+        what = each.get("what") if isinstance(each, dict) else None
+        if isinstance(name, str) and isinstance(what, str) and (name == what or name.startswith(f"{what}_")):
+            text = f"{name} cannot be trained: the file lists {what} as missing ({each.get('why')})"
+            return Mistake(mistake.place, text)
+    return mistake
 
 
 def _contradictions(study: Study) -> Iterator[Mistake]:

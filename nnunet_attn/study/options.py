@@ -1,7 +1,9 @@
-"""Plans of rows with options or pre-training: derived from others, for the same preprocessed data."""
+"""Plans of rows with options, pre-training or a budget of sizes: derived from others, for the same data."""
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +15,22 @@ if TYPE_CHECKING:
     from nnunet_attn.study.model import Row, Study
 
 PLANS_KEY = "nnunet_attn"  # as nnunet_attn.training.extent.PLANS_KEY, whose import needs torch
+FEATURES_STEP = 8
 
 
 def derived_plans_name(study: "Study", row: "Row") -> str:
     """Return the name of the plans that a row trains with.
 
-    Those of the study or the row, unless it has options or is pre-trained. Then `PLANS_NETWORK_DIGEST`, so that other
-    options have other results folders, and the same options the same one, whatever the row is called.
+    Those of the study or the row, unless it has options, is pre-trained, or the study's budget has a width or a batch
+    size. Then `PLANS_NETWORK_DIGEST`, so that other options have other results folders, and the same options the same
+    one, whatever the row is called.
     """
     base = study.plans_of(row)
-    network = row.parsed.network
-    if network is None or not (row.options or row.pretrain):
+    network, sizes = row.parsed.network, _sizes(study)
+    if network is None or not (row.options or row.pretrain or sizes):
         return base
     # nnU-Net does not show in its folders' names what weights a training started from
-    content = {"options": row.options, "pretrain": None if row.pretrain is None else row.pretrain.model_dump()}
+    content = {"options": row.options, "pretrain": None if row.pretrain is None else row.pretrain.model_dump(), **sizes}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     kind = f"{network.name}Pretrained" if row.pretrain else network.name
     return f"{base}_{kind}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -57,6 +61,15 @@ def derived_plans(study: "Study", row: "Row", dataset: str) -> dict[str, Any]:
     if derived == study.plans_of(row) or network is None:
         return plans
     made = {**plans, "plans_name": derived, "configurations": deepcopy(configurations)}
+    if sizes := _sizes(study):
+        for wanted in study.configurations_of(row):
+            if "width" in sizes and _features(resolved(plans, wanted)) is None:
+                raise InputError(
+                    f"{study.plans_of(row)} of {name} do not say the features of {wanted}, so that budget.width cannot "
+                    "change them; plan the data set again, or leave out width"
+                )
+        for entry in made["configurations"].values():
+            _resize(entry, **sizes)
     if not row.options:
         return made
     for configuration in made["configurations"].values():
@@ -65,6 +78,54 @@ def derived_plans(study: "Study", row: "Row", dataset: str) -> dict[str, Any]:
         entry = configuration.setdefault(PLANS_KEY, {})
         entry[network.name] = {**entry.get(network.name, {}), **row.options}
     return made
+
+
+def resolved(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
+    """Return an entry of the plans with what it inherits.
+
+    Raises:
+        InputError: If the configuration, or one that it inherits from, is not there.
+    """
+    entries: Any = plans.get("configurations", {})
+    entry: dict[str, Any] = {}
+    seen: list[str] = []
+    name: str | None = configuration
+    while name is not None:
+        if name in seen or not isinstance(entries, Mapping) or not isinstance(entries.get(name), Mapping):
+            raise InputError(f"the plans {plans.get('plans_name')} have no configuration {name}")
+        seen.append(name)
+        entry = {**entries[name], **entry}
+        name = entries[name].get("inherits_from")
+    entry.pop("inherits_from", None)
+    return entry
+
+
+def _sizes(study: "Study") -> dict[str, Any]:
+    """What the budget says about plans; nothing where it says nothing, so that digests stay what they were."""
+    if study.budget is None:
+        return {}
+    return study.budget.model_dump(include={"width", "batch_size"}, exclude_none=True)
+
+
+def _features(entry: Mapping[str, Any]) -> list[int] | None:
+    found = entry.get("architecture", {}).get("arch_kwargs", {}).get("features_per_stage")
+    return found if isinstance(found, list) else None
+
+
+def _resize(entry: dict[str, Any], width: float | None = None, batch_size: int | None = None) -> None:
+    """Change what an entry of the plans says itself; what it inherits is changed where it stands."""
+    if width is not None and (features := _features(entry)) is not None:
+        entry["architecture"]["arch_kwargs"]["features_per_stage"] = [scaled_features(n, width) for n in features]
+    if batch_size is not None and "batch_size" in entry:
+        entry["batch_size"] = batch_size
+
+
+def scaled_features(features: int, width: float) -> int:
+    """Return a stage's features times a factor, as the nearest multiple of 8, at least 8.
+
+    Attention at the bottleneck shares its channels among heads, and group norm among groups.
+    """
+    return max(FEATURES_STEP, math.floor(features * width / FEATURES_STEP + 0.5) * FEATURES_STEP)
 
 
 def write_derived_plans(study: "Study", row: "Row", dataset: str) -> Path:

@@ -65,6 +65,7 @@ class AttentionTrainer(NotesCheckpoint):
 
     epochs: ClassVar[int | None] = None
     iterations_per_epoch: ClassVar[int | None] = None
+    epochs_between_saves: ClassVar[int | None] = None
     reads_labels: ClassVar[bool] = True
     mirroring: ClassVar[bool] = True
     augmentation: ClassVar[bool] = True
@@ -105,7 +106,7 @@ class AttentionTrainer(NotesCheckpoint):
             # nnU-Net's proportion of 250 to 50
             self.num_val_iterations_per_epoch = max(1, round(self.iterations_per_epoch / 5))
         # nnU-Net's proportion of 50 epochs in 1000, so that a short training can be resumed too
-        self.save_every = min(self.save_every, max(1, self.num_epochs // 20))
+        self.save_every = self.epochs_between_saves or min(self.save_every, max(1, self.num_epochs // 20))
         if self.precision != "amp":
             self.grad_scaler = None
         self._iteration = 0

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -63,6 +64,18 @@ def test_deep_supervision_switches_outputs_only(network: Network, kind: Kind) ->
         assert torch.equal(with_it(image(kind))[0], full)
         getattr(with_it, "decoder", with_it).deep_supervision = False
         assert torch.equal(with_it(image(kind)), full)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_the_width_follows_the_planned_features_where_the_registry_says_so(network: Network) -> None:
+    planned = KINDS[f"{max(network.dims)}d"].planned_unet
+    features = [2 * width for width in planned.arch_kwargs["features_per_stage"]]
+    wide = replace(planned, arch_kwargs={**planned.arch_kwargs, "features_per_stage": features})
+    few, many = (
+        sum(p.numel() for p in build_network(network, plan, CHANNELS, 3, False, network.small_options).parameters())
+        for plan in (planned, wide)
+    )
+    assert (many > few) == network.planned_width
 
 
 @pytest.mark.parametrize(("network", "kind"), CELLS)

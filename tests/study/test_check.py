@@ -165,6 +165,39 @@ def test_tasks_have_the_budget_and_the_options_of_their_row(ready: Path) -> None
     assert {task.device for task in tasks} == {"cpu"}
 
 
+def test_what_a_budget_of_sizes_changes_is_said(ready: Path) -> None:
+    budget = {"width": 0.5, "batch_size": 2}
+    report = checked(study_of(trainers=[*ROWS, "nnUNetTrainerMAT"], budget=budget))
+    (told,) = (each for each in report.findings if each.what == "budget")
+    assert told.state == "ok"
+    assert told.text.startswith(
+        "all rows train with 0.5 times the planned features, in multiples of 8 and batches of 2"
+    )
+    assert not report.warnings and not report.problems
+    assert not [each for each in checked(study_of(budget={"epochs": 3})).findings if each.what == "budget"]
+
+
+def test_rows_whose_sizes_the_budget_does_not_change_are_warned_about(ready: Path) -> None:
+    def warned(row: Any) -> list[str]:
+        budget = {"width": 0.5, "batch_size": 2}
+        return [each.remedy for each in checked(study_of(trainers=[ROWS[0], row], budget=budget)).warnings]
+
+    (remedy,) = warned("nnUNetTrainerMedT")
+    assert remedy.startswith("give the row options, such as {features: [8, 8, 16, 16]")
+    assert not warned({"trainer": "nnUNetTrainerMedT", "options": {"num_heads": 4}})
+    assert any("options: {batch_size: 2}" in each for each in warned("nnUNetTrainerPatchTransformer"))
+    options = {"embed_dim": 64, "batch_size": 4}
+    assert warned({"trainer": "nnUNetTrainerPatchTransformer", "options": options})
+    assert not warned({"trainer": "nnUNetTrainerPatchTransformer", "options": {**options, "batch_size": 2}})
+
+
+def test_what_is_listed_as_missing_is_warned_about(ready: Path) -> None:
+    found = only(checked(study_of(missing={"what": "nnUNetTrainerSoon", "why": "nobody has written it"})), "warning")
+    assert found.text == "is missing from the comparison: nobody has written it"
+    come = only(checked(study_of(missing=[{"what": "nnUNetTrainerMAT", "why": "x"}])), "warning")
+    assert come.remedy == "add it to trainers, and take it out of missing"
+
+
 @pytest.mark.parametrize(
     ("need", "state", "text"),
     [

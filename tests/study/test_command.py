@@ -124,6 +124,9 @@ MISTAKES = {
     "twice in a list": f"{ONE}folds: [1, 1]\n",
     "a wrong data set": "datasets: [0]\ntrainers: nnUNetTrainerPlain\n",
     "no such trainer": f"{TWO}nnUNetTrainerGaza\n",
+    "a trainer that is listed as missing": (
+        f"{TWO}nnUNetTrainerSoon\nmissing: {{what: nnUNetTrainerSoon, why: not yet}}\n"
+    ),
     "no such suffix": f"{TWO}nnUNetTrainerGASA_5epoch\n",
     "a pre-training as trainer": f"{TWO}nnUNetTrainerGASA_PretrainBoth\n",
     "two rows of one name": f"{TWO}nnUNetTrainerPlain\n",

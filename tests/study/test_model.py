@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.evaluation.settings import KITS23_TOLERANCE_MM
-from nnunet_attn.study.model import Budget, Pretrain, Row, Study, read_study
+from nnunet_attn.study.model import Budget, Missing, Pretrain, Row, Study, read_study
 
 Write = Callable[[str], Path]
 
@@ -54,9 +54,11 @@ metrics: [dice, nsd]
 tolerance: {liver: 1.5, tumour: 2}
 surface: erosion
 reference: wide
-budget: {epochs: 3, iterations: 2}
+budget: {epochs: 3, iterations: 2, save: 1, width: 0.25, batch_size: 4}
 device: cpu
 cases: [case_1]
+missing:
+  - {what: nnUNetTrainerSoon, why: it is not written yet}
 """
     study = read_study(write(text))
     assert study.datasets == ("4", "005", "Dataset006_X")
@@ -68,7 +70,8 @@ cases: [case_1]
     assert (study.plans_of(wide), study.configurations_of(wide)) == ("otherPlans", ("2d", "3d_fullres"))
     assert pretrained.pretrain == Pretrain(task="denoise")
     assert long.pretrain == Pretrain(task="both", dataset="10", epochs=3)
-    assert study.budget == Budget(epochs=3, iterations=2)
+    assert study.budget == Budget(epochs=3, iterations=2, save=1, width=0.25, batch_size=4)
+    assert study.missing == (Missing(what="nnUNetTrainerSoon", why="it is not written yet"),)
     assert study.tolerance == {"liver": 1.5, "tumour": 2.0}
     assert (study.seeds, study.cases, study.device, study.reference) == ((7, 0), ("case_1",), "cpu", "wide")
     with pytest.raises(ValidationError, match="frozen"):
@@ -100,6 +103,15 @@ def test_kits23_stands_for_its_tolerances(write: Write) -> None:
         ("tolerance:\n  liver: x", "line 3, tolerance: must be a number of mm"),
         ("budget: 100", "line 3, budget: must be a table of names and values, got 100"),
         ("budget:\n  epochs: 0", "line 4, budget.epochs: must be at least 1, got 0"),
+        ("budget: {width: 0}", "line 3, budget.width: must be a number above 0 and at most 4, got 0"),
+        ("budget: {width: half}", "line 3, budget.width: must be a number above 0 and at most 4, got 'half'"),
+        ("budget: {batch_size: 0}", "line 3, budget.batch_size: must be at least 1, got 0"),
+        ("missing: [x]", "line 3, missing[0]: must be a table of names and values, got 'x'"),
+        ("missing: [{what: x}]", "line 3, missing[0].why: is missing"),
+        (
+            "missing: [{what: x, why: y, whys: z}]",
+            "line 3, missing[0].whys: no such field (did you mean why?); there are",
+        ),
         ("budget: {iters: 3}", "line 3, budget.iters: no such field (did you mean iterations?)"),
         ("configurations: [a__b]", "line 3, configurations[0]: must be a name of nnU-Net's, without spaces and withou"),
         ("name: a/b", "line 3, name: must begin with a letter or digit"),

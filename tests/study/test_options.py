@@ -11,7 +11,7 @@ from nnunet_attn.errors import InputError
 from nnunet_attn.study import options
 from nnunet_attn.study.matrix import runs
 from nnunet_attn.study.model import Row, Study
-from nnunet_attn.study.options import derived_plans, derived_plans_name, write_derived_plans
+from nnunet_attn.study.options import derived_plans, derived_plans_name, scaled_features, write_derived_plans
 from nnunet_attn.training.extent import PLANS_KEY
 from tests.study.conftest import made_plans
 
@@ -73,6 +73,42 @@ def test_pretraining_has_plans_of_its_own(preprocessed: Path) -> None:
     plans = json.loads(write_derived_plans(study(PLAIN, row), row, "4").read_text())
     assert plans["configurations"] == made_plans()["configurations"]
     assert plans["plans_name"].startswith("nnUNetPlans_PlainUNetPretrained_")
+
+
+def test_a_budget_of_sizes_gives_every_row_plans_of_its_own(preprocessed: Path) -> None:
+    made = study(PLAIN, WIDE, budget={"width": 0.25, "batch_size": 7})
+    names = {derived_plans_name(made, row) for row in made.rows}
+    assert len(names) == 2 and "nnUNetPlans" not in names
+    assert derived_plans_name(made, PLAIN).startswith("nnUNetPlans_PlainUNet_")
+    assert derived_plans_name(study(PLAIN, budget={"width": 0.25}), PLAIN) not in names
+    assert derived_plans_name(study(budget={"epochs": 3, "save": 1}), WIDE) == derived_plans_name(study(), WIDE)
+    before = made_plans()["configurations"]
+    planned = before["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"]
+    for row in made.rows:
+        plans = json.loads(write_derived_plans(made, row, "4").read_text())
+        assert plans["configurations"].keys() == before.keys()
+        entry = PlansManager(plans).get_configuration("3d_cascade_fullres")
+        assert entry.batch_size == 7 and entry.data_identifier == before["3d_fullres"]["data_identifier"]
+        assert entry.network_arch_init_kwargs["features_per_stage"] == [scaled_features(n, 0.25) for n in planned]
+        assert ("nnunet_attn" in plans["configurations"]["2d"]) == (row is WIDE)
+        assert "batch_size" not in plans["configurations"]["3d_cascade_fullres"]  # inherited
+
+
+def test_features_are_multiples_of_eight() -> None:
+    assert [scaled_features(n, 0.25) for n in (32, 64, 128, 256, 320)] == [8, 16, 32, 64, 80]
+    assert [scaled_features(n, 0.1) for n in (32, 64, 128, 256, 320)] == [8, 8, 16, 24, 32]
+    assert scaled_features(32, 1) == 32 and scaled_features(30, 1.5) == 48
+
+
+def test_plans_without_features_have_no_width_to_change(preprocessed: Path) -> None:
+    plans = made_plans()
+    del plans["configurations"]["2d"]["architecture"]
+    (preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
+    assert derived_plans(study(budget={"width": 0.5}), PLAIN, "4")["configurations"].keys()
+    with pytest.raises(InputError, match=r"do not say the features of 2d, so that budget\.width cannot change them"):
+        derived_plans(study(budget={"width": 0.5}, configurations=("2d",)), PLAIN, "4")
+    made = study(budget={"batch_size": 2}, configurations=("2d",))
+    assert derived_plans(made, PLAIN, "4")["configurations"]["2d"]["batch_size"] == 2
 
 
 def test_plans_of_another_content_are_never_overwritten(preprocessed: Path) -> None:

@@ -99,6 +99,8 @@ def test_suffixes_set_length_and_checkpoint_interval(make: Callable[..., Any]) -
     plain = make("nnUNetTrainerPlain")
     assert (plain.num_epochs, plain.num_iterations_per_epoch, plain.num_val_iterations_per_epoch) == (1000, 250, 50)
     assert plain.save_every == 50
+    assert make("nnUNetTrainerGASA_100epochs_save30").save_every == 30
+    assert make("nnUNetTrainerPlain_save1").save_every == 1
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ def test_the_longest_base_wins() -> None:
 
 def test_each_suffix_sets_its_attribute() -> None:
     parsed = parse_trainer_name(
-        "nnUNetTrainerGASA_100epochs_20its_NoMirroring_NoDA_fp32_AdamW_lr3e-4_seed0_PretrainBoth", BASES
+        "nnUNetTrainerGASA_100epochs_20its_save7_NoMirroring_NoDA_fp32_AdamW_lr3e-4_seed0_PretrainBoth", BASES
     )
     assert parsed.is_valid
     assert parsed.attributes == {
         "epochs": 100,
         "iterations_per_epoch": 20,
+        "epochs_between_saves": 7,
         "mirroring": False,
         "augmentation": False,
         "precision": "fp32",
