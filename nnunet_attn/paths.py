@@ -22,6 +22,16 @@ def trainers_dir() -> Path:
     return Path(spec.origin).resolve().parent
 
 
+def with_trainers(base: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which nnU-Net finds this package's trainers, beside those that it found before."""
+    environment = dict(base)
+    folders = [folder for folder in environment.get(TRAINER_VARIABLE, "").split(os.pathsep) if folder]
+    own = str(trainers_dir())
+    if own not in [os.path.realpath(folder) for folder in folders]:
+        environment[TRAINER_VARIABLE] = os.pathsep.join([own, *folders])
+    return environment
+
+
 def check_writable(folder: Path) -> None:
     """Check that files can be written to a folder, by making one that is gone at once.
 

@@ -75,10 +75,10 @@ def write_comparison(comparison: Comparison, folder: Path, decimals: int = DECIM
             (partial / "plots").mkdir(parents=True)
             (partial / "comparison.md").write_text(markdown(comparison, decimals), encoding="utf-8")
             (partial / "comparison.tex").write_text(latex(comparison, decimals), encoding="utf-8")
-            _write_csv(partial / "comparison.csv", comparison_rows(comparison))
-            _write_csv(partial / "cases.csv", _value_rows(comparison))
+            write_csv(partial / "comparison.csv", comparison_rows(comparison))
+            write_csv(partial / "cases.csv", value_rows(comparison))
             if comparison.splits:
-                _write_csv(partial / "splits.csv", _split_rows(comparison))
+                write_csv(partial / "splits.csv", _split_rows(comparison))
             draw_plots(comparison, partial / "plots")
             files = [path.relative_to(partial).as_posix() for path in sorted(partial.rglob("*")) if path.is_file()]
             content = {"files": sorted([*files, SUMMARY_FILE]), **_without_values(comparison)}
@@ -136,7 +136,8 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _value_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
+def value_rows(comparison: Comparison) -> Iterable[dict[str, Any]]:
+    """Return one row for each metric, class and case, with the value of each method."""
     for result in comparison.results:
         for index, (fold, case) in enumerate(comparison.keys):
             values = {name: own[index] for name, own in result.values.items()}
@@ -153,7 +154,7 @@ def _what(result: MetricResult) -> dict[str, Any]:
     return {"metric": result.metric, "class": result.class_name or MEAN_OVER_CLASSES}
 
 
-def _write_csv(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows; columns are those of the longest row, a missing number is empty, an infinite one `inf`."""
     listed: Sequence[Mapping[str, Any]] = list(rows)
     columns = list(max(listed, key=len))

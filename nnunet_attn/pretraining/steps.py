@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from nnunet_attn.demo import epoch_in
-from nnunet_attn.paths import TRAINER_VARIABLE, trainers_dir
+from nnunet_attn.paths import with_trainers
 from nnunet_attn.stock import run_stock
 
 WORKERS_VARIABLE = "nnUNet_n_proc_DA"
@@ -17,12 +17,7 @@ WORKERS_VARIABLE = "nnUNet_n_proc_DA"
 
 def chain_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of the chain's commands: the caller's, in which nnU-Net finds this package's trainers."""
-    environment = dict(os.environ if base is None else base)
-    folders = [folder for folder in environment.get(TRAINER_VARIABLE, "").split(os.pathsep) if folder]
-    own = str(trainers_dir())
-    if own not in [os.path.realpath(folder) for folder in folders]:
-        environment[TRAINER_VARIABLE] = os.pathsep.join([own, *folders])
-    return environment
+    return with_trainers(os.environ if base is None else base)
 
 
 class Steps:

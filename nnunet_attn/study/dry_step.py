@@ -118,11 +118,11 @@ def traced_step(task: Mapping[str, Any], mixed: bool = False) -> dict[str, Any]:
     """
     # nnU-Net asks the numbers whether a batch has any label beside the ignored one
     dataset = {**task["dataset"], "labels": {k: v for k, v in task["dataset"]["labels"].items() if k != "ignore"}}
-    trainer = _initialised({**task, "dataset": dataset})
+    trainer = initialised_trainer({**task, "dataset": dataset})
     network: nn.Module = trainer.network
     size = described(trainer)
     with FakeTensorMode():
-        _replace_tensors(network)
+        put_fake_tensors(network)
         batch = made_batch(trainer)
         known = [*network.parameters(), *network.buffers(), *tree_leaves(batch)]
         held = sum(tensor.numel() * tensor.element_size() for tensor in known) + size["optimizer_bytes"]
@@ -192,13 +192,14 @@ def _copies(optimizer: Any) -> int:
     return 3 if settings.get("amsgrad") else 2
 
 
-def _initialised(task: Mapping[str, Any]) -> Any:
+def initialised_trainer(task: Mapping[str, Any]) -> Any:
+    """Return `prepared_trainer` on the CPU, its network without numbers unless it looks at them when it is made."""
     with contextlib.suppress(RuntimeError, NotImplementedError, TypeError, AttributeError):
         return prepared_trainer(task, _CPU, _META)
     return prepared_trainer(task, _CPU, _CPU)  # one that looks at numbers when it is made
 
 
-def _replace_tensors(network: nn.Module) -> None:
+def put_fake_tensors(network: nn.Module) -> None:
     """Put fake tensors in place of all parameters and buffers; to be called in a `FakeTensorMode`."""
     made: dict[int, Tensor] = {}  # what is shared stays shared
 
@@ -229,7 +230,7 @@ def answer(task: Mapping[str, Any]) -> dict[str, Any]:
     try:
         trainer = prepared_trainer(task, device, device) if on_gpu else None
         if trainer is None:
-            _initialised(task)
+            initialised_trainer(task)
     except torch.cuda.OutOfMemoryError:
         return {"problem": "the GPU has not even the memory for its weights", "remedy": "free the GPU"}
     except Exception as error:  # a foreign trainer fails in any way

@@ -58,6 +58,8 @@ class StepNeed:
         parameters: Trained numbers.
         checkpoint_bytes: Of one of nnU-Net's checkpoints: network and optimiser state.
         epochs: Of the whole training.
+        flops: Operations of one forward pass on `input_shape`; where `command` of `examine_steps` counts them.
+        input_shape: Batch (1), channels, and the patch in voxels.
     """
 
     problem: str | None = None
@@ -70,6 +72,8 @@ class StepNeed:
     parameters: int | None = None
     checkpoint_bytes: int | None = None
     epochs: int | None = None
+    flops: int | None = None
+    input_shape: tuple[int, ...] | None = None
 
     @property
     def comparable_bytes(self) -> float | None:

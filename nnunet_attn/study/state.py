@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import socket
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from nnunet_attn.study.logs import Epoch, TrainingLog, log_files, merged_epochs,
 Kind = Literal["waiting", "running", "stopped", "validating", "done", "failed", "foreign"]
 
 LOCK_FILE = "nnunet_attn_lock.json"
-"""In a fold's folder: `{"pid": NUMBER, "host": NAME}` of the process that trains there. nnU-Net itself writes none."""
+"""In a fold's folder: the process that trains there, see `nnunet_attn.study.engine.locks`; nnU-Net writes none."""
 
 QUIET_SECONDS = 600.0  # five times the duration of an epoch or a validation case, but at least this
 UNKNOWN_SECONDS = 3600.0  # before the first epoch or case: compiling, or a large patch on a CPU, writes no line
@@ -141,7 +140,7 @@ def _read_logs(fold_folder: Path) -> list[TrainingLog]:
 
 def _without_log(fold_folder: Path) -> RunState:
     try:
-        there = {path.name for path in fold_folder.iterdir()} - {LOCK_FILE}
+        there = {path.name for path in fold_folder.iterdir() if not path.name.startswith(LOCK_FILE)}
     except OSError:
         there = set()
     if not there:
@@ -204,21 +203,13 @@ def _silence(fold_folder: Path, log: TrainingLog, now: float) -> float:
 
 
 def _lock_alive(fold_folder: Path) -> bool | None:
-    """Whether the process in the lock file lives; None where that cannot be told."""
-    try:
-        lock = json.loads((fold_folder / LOCK_FILE).read_text(encoding="utf-8"))
-        pid, host = int(lock["pid"]), lock["host"]
-    except (OSError, ValueError, TypeError, KeyError):
+    """Whether the process in the lock file lives; None where that cannot be told without asking other machines."""
+    if os.name != "posix":
         return None
-    if host != socket.gethostname() or os.name != "posix" or pid < 1:  # elsewhere than on POSIX, 0 is a real signal
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it lives, and belongs to another user
-        return True
-    return True
+    from nnunet_attn.study.engine.locks import holder_lives, read_lock
+
+    lock = read_lock(fold_folder / LOCK_FILE)
+    return None if lock is None else holder_lives(lock, ask_slurm=False)
 
 
 def _validation_dice(fold_folder: Path) -> float | None:

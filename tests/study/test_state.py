@@ -7,10 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from nnunet_attn.study.engine.locks import own_lock
 from nnunet_attn.study.logs import log_files, merged_epochs, parsed_log, read_log
 from nnunet_attn.study.state import LOCK_FILE, duration, read_state
 from tests.made.training_logs import NOON, MadeTraining
@@ -25,6 +27,8 @@ def fold(tmp_path: Path) -> Path:
 def test_nothing_there_waits(fold: Path) -> None:
     assert read_state(fold).kind == "waiting"
     fold.mkdir(parents=True)
+    assert read_state(fold).kind == "waiting"
+    (fold / f"{LOCK_FILE}.host.1.partial").touch()  # a lock that is being written
     assert read_state(fold).kind == "waiting"
 
 
@@ -219,6 +223,11 @@ def test_the_lock_file_knows_better_than_silence(fold: Path) -> None:
         lock.write_text(json.dumps({"pid": pid, "host": host}))
         assert read_state(fold, now=made.clock + silence).kind == kind, (pid, silence)
     assert read_state(fold, now=made.clock + 90).message == "its process is gone"
+    if Path("/proc/self/stat").exists():
+        held = asdict(own_lock(lock)) | {"file": None}
+        for started, kind in ((held["started"], "running"), (1.0, "stopped")):  # another process had this number
+            lock.write_text(json.dumps({**held, "started": started}))
+            assert read_state(fold, now=made.clock + 90).kind == kind, started
     for text in ('{"pid": 1, "host": "another machine"}', "{", "[]", '{"pid": "x", "host": 3}'):
         lock.write_text(text)
         assert read_state(fold, now=made.clock + 90).kind == "running", text
