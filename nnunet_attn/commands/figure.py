@@ -163,7 +163,7 @@ def _folds(words: Sequence[str] | None) -> tuple[int | str, ...] | None:
 
 
 def _slice(word: str) -> Any:
-    return int(word) if word.lstrip("-").isdecimal() else word
+    return int(word) if word.removeprefix("-").isdecimal() else word
 
 
 def _plane(word: str | None) -> Any:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -37,16 +38,25 @@ from nnunet_attn.training.pretrain_weights import PRETRAINED_FILE
 LOGS_NAME = "nnunet-attn-pretrain-logs"
 
 
-def run_pretraining(request: Pretraining, console: Console | None = None) -> Path:
+def run_pretraining(
+    request: Pretraining, console: Console | None = None, preparing: AbstractContextManager[None] | None = None
+) -> Path:
     """Run what of the chain has not been done yet, print the command that fine-tunes, and return the weights' file.
 
+    Args:
+        request: What is wanted.
+        console: Where progress is shown.
+        preparing: Entered for all that comes before the training, which several of the same data share: it can keep
+            them apart.
     Raises:
         InputError: If a part of the request cannot be met, or an unfinished training is there and not to be resumed.
         StockCommandError: If a stock command fails.
     """
     checked = check(request)
     chain = _Chain(request, checked, console or Console())
-    file = chain.run()
+    with nullcontext() if preparing is None else preparing:
+        chain.prepare()
+    file = chain.train()
     chain.print_command(file)
     return file
 
@@ -83,7 +93,7 @@ class _Chain:
     def _learned_from(self) -> dict[str, Any]:
         return learned_from(self.checked.plans, self.request.configuration, stamps_of(self.checked.cases))
 
-    def run(self) -> Path:
+    def prepare(self) -> None:
         if self.checked.unlabelled:
             self._make_working_dataset()
         check_learned_from(self._fold, self._learned_from, self.request.plans)
@@ -92,7 +102,6 @@ class _Chain:
         else:
             self._plan()
             self._preprocess_moved()
-        return self._train()
 
     def _make_working_dataset(self) -> None:
         source = self.checked.source
@@ -150,7 +159,7 @@ class _Chain:
             entry = plans["configurations"][entry["inherits_from"]]
         return self._preprocessed / entry["data_identifier"]
 
-    def _train(self) -> Path:
+    def train(self) -> Path:
         file = self._fold / PRETRAINED_FILE
         if file.is_file():
             self.steps.say(f"Pre-trained already: {file}")

@@ -95,6 +95,7 @@ def test_a_file_is_not_replaced_unasked(words: list[str], capsys: pytest.Capture
         (["--predictions", "A=a", "A=b"], "A is given twice"),
         (["--zoom", "1", "2", "3"], "--zoom 1 2 3: give auto, none or four numbers"),
         (["--slice", "-1"], "--slice -1"),
+        (["--slice=--3"], "--slice --3: give a number from 0"),
         (["--slice", "9"], "label: --slice 9: the image has the slices 0 to 5"),
         (["--plane", "7"], "--plane 7: it is one of axial, coronal, sagittal"),
         (["--dpi", "1"], "--dpi 1: give 10 to 2400"),

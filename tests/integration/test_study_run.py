@@ -25,9 +25,10 @@ from nnunet_attn.study.engine.jobs import jobs
 from nnunet_attn.study.logs import log_files, read_log
 from nnunet_attn.study.matrix import Run, runs
 from nnunet_attn.study.model import Study, read_study
+from tests.made.workers import one_import
 
 pytest.importorskip("snakemake", reason="Snakemake needs Python 3.11 and the extra benchmark")
-pytestmark = [pytest.mark.slow, pytest.mark.kill, pytest.mark.xdist_group("study run")]
+pytestmark = [pytest.mark.slow, pytest.mark.kill]
 
 STUDY = (files("nnunet_attn.studies") / "phantom-smoke.yaml").read_text(encoding="utf-8")
 ODD = "  - {trainer: nnUNetTrainerGASA_NoMirroring, name: odd, options: {embed_dim: 10, num_heads: 3}}"
@@ -161,7 +162,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     root = tmp_path_factory.mktemp("study")
     environment = nnunet_environment(root / "nn")
     environment |= {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "2", "OMP_NUM_THREADS": "1"}
-    environment |= {"OMP_WAIT_POLICY": "PASSIVE"}
+    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": one_import()}
     del environment["nnUNet_extTrainer"]  # the engine finds the trainers by itself
     write_phantom(root / "nn" / "raw", 901, dim=2, n_train=10, n_test=2)
     made = Bench(root, environment)

@@ -92,7 +92,7 @@ def _built(base: str, plans: str, name: str) -> StepNeed:
     return StepNeed(peak_bytes=10**9, parameters=parameters, checkpoint_bytes=8, epochs=1)
 
 
-def test_the_issue_s_studies_are_there() -> None:
+def test_each_paper_has_its_study() -> None:
     papers = {"gasa", "medt", "fine", "karimi"}
     assert papers | {"phantom-smoke", "hippocampus-all", "glas-all"} <= SHIPPED.keys()
 

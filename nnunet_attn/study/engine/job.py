@@ -121,7 +121,7 @@ def _do(folder: Path, name: str, threads: int, partial: bool) -> None:
     device = about["device"] or ("cuda" if visible_devices() else "cpu")
     os.environ.update(with_trainers(os.environ))
     place = Place(study, file, folder, Resources(device, threads, tuple(about["devices"])))
-    with _alone(folder / ENGINE / "locks" / f"{name}.json"):
+    with alone(folder / ENGINE / "locks" / f"{name}.json"):
         if marker_file(folder, name).exists() and is_done(study, job, folder):
             return
         outputs = work(job, place)
@@ -130,7 +130,7 @@ def _do(folder: Path, name: str, threads: int, partial: bool) -> None:
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
+def alone(file: Path) -> Iterator[None]:
     """Hold a lock; an earlier process of the same job may live on where Snakemake was killed, and is waited for."""
     from nnunet_attn.study.engine.locks import claimed, read_lock, release
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.study.engine.jobs import TRAINED, Job, closure, without
-from nnunet_attn.study.folder import ENGINE, MARKERS
+from nnunet_attn.study.folder import MARKERS, preparing_folder
 from nnunet_attn.study.matrix import Run, nnunet_folder
 from nnunet_attn.study.options import derived_plans, resolved
 from nnunet_attn.study.state import LOCK_FILE, read_state
@@ -44,9 +44,12 @@ def marker_file(folder: Path, name: str) -> Path:
     return folder / MARKERS / f"{name}.json"
 
 
-def begun_file(folder: Path, name: str) -> Path:
-    """Return the note that a job has begun to write what cannot be told from whole files; gone when it is done."""
-    return folder / ENGINE / "begun" / name
+def begun_file(name: str) -> Path:
+    """Return the note that a job has begun to write what cannot be told from whole files; gone when it is done.
+
+    All studies share it, as they share what the job writes.
+    """
+    return preparing_folder() / f"begun-{name}"
 
 
 def synchronise(study: "Study", jobs: Sequence[Job], folder: Path, keep: bool = False) -> tuple[Open, ...]:
@@ -184,7 +187,7 @@ def _plans(study: "Study", job: Job, folder: Path) -> str | None:
 
 
 def _preprocess(study: "Study", job: Job, folder: Path) -> str | None:
-    if begun_file(folder, job.name).exists():
+    if begun_file(job.name).exists():
         return "broken off"
     there = _preprocessed(job)
     try:
@@ -218,8 +221,9 @@ def _clear_lock(run: Run) -> None:
     from nnunet_attn.study.engine.locks import claimed, holder_lives, read_lock, release
 
     lock = read_lock(run.fold_folder / LOCK_FILE)
-    if lock is not None and holder_lives(lock) is False and claimed(lock.file):
-        release(lock.file)
+    with suppress(OSError):  # of somebody else, whose folder can be read alone
+        if lock is not None and holder_lives(lock) is False and claimed(lock.file):
+            release(lock.file)
 
 
 _FILES = {"plan": _plan, "preprocess": _preprocess, "plans": _plans, "train": _train}

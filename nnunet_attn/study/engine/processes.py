@@ -74,6 +74,17 @@ def run_logged(
     return code
 
 
+def ended_badly(code: int) -> str:
+    """Return how a command ended, from an exit code of `run_logged` that is not 0."""
+    if code > 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # not all signals have names
+        name = f"signal {-code}"
+    return f"was ended by {name}" + (", as where memory runs out" if -code == signal.SIGKILL else "")
+
+
 def note(log: Path, text: str) -> None:
     """Append a line of our own to a log, with the time."""
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from nnunet_attn.errors import InputError
+from nnunet_attn.paths import NNUNET_FOLDERS, TRAINER_VARIABLE
 from nnunet_attn.study.engine.cluster import cluster_arguments
 from nnunet_attn.study.engine.devices import visible_devices
 from nnunet_attn.study.engine.job import JOBS_FILE
@@ -24,7 +27,7 @@ from nnunet_attn.study.engine.locks import claimed, holder_lives, read_lock, rel
 from nnunet_attn.study.engine.markers import Open, synchronise
 from nnunet_attn.study.engine.preflight import check_disk, check_engine, check_startable
 from nnunet_attn.study.engine.watching import Event, Failure, Watch
-from nnunet_attn.study.folder import ENGINE, LOGS, REPORT
+from nnunet_attn.study.folder import ENGINE, LOGS, REPORT, preparing_folder
 
 if TYPE_CHECKING:
     from nnunet_attn.study.model import Study
@@ -255,8 +258,25 @@ def _words(folder: Path, options: RunOptions, cluster: Sequence[str], opened: Se
         about: Mapping[str, Any] = json.loads((folder / ENGINE / JOBS_FILE).read_text(encoding="utf-8"))
         slots = _slots(opened, options, about["device"], about["devices"])
         words += ["--cores", str(_cores(options)), "--resources", f"device={slots}"]
-        return [*words, *(["--profile", options.profile] if options.profile else [])]
+        return [*words, *(["--profile", _place(options.profile)] if options.profile else [])]
     return [*words, *cluster, *(["--jobs", str(options.jobs)] if options.jobs else [])]
+
+
+def _place(profile: str) -> str:
+    """A profile's whole path, since Snakemake works in another folder; unchanged if it is the name of one."""
+    path = Path(profile).expanduser()
+    return str(path.absolute()) if path.exists() else profile
+
+
+def absolute_folders(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment whose nnU-Net folders are whole paths: jobs work in another folder than the user."""
+    changed = dict(environment)
+    for name in NNUNET_FOLDERS:
+        if value := changed.get(name):
+            changed[name] = os.path.abspath(value)
+    if value := changed.get(TRAINER_VARIABLE):
+        changed[TRAINER_VARIABLE] = os.pathsep.join(os.path.abspath(each) for each in value.split(os.pathsep) if each)
+    return changed
 
 
 def _snakemake(folder: Path, words: Sequence[str], watch: Watch) -> int:
@@ -271,6 +291,7 @@ def _snakemake(folder: Path, words: Sequence[str], watch: Watch) -> int:
         process = subprocess.Popen(
             [sys.executable, "-m", "nnunet_attn.study.engine.locked_exec", str(engine / SNAKEMAKE_LOCK), "--", *words],
             cwd=engine,
+            env=absolute_folders(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -312,25 +333,32 @@ def _end(process: "subprocess.Popen[bytes]", watch: Watch) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does; only where signals can be set, which is the main thread."""
+    """Let SIGTERM, and the terminal's end, do what Ctrl-C does; where signals can be set, in the main thread.
+
+    What is ignored, as SIGHUP by nohup, stays so.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    numbers = [number for number in ("SIGTERM", "SIGHUP") if hasattr(signal, number)]
+    heeded = [getattr(signal, number) for number in numbers]
+    heeded = [number for number in heeded if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in heeded}
     except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the study's folder; a Snakemake whose `study run` was killed is ended, its jobs go on and are waited for."""
+    """Hold the study's folder; a Snakemake whose `study run` was killed is ended, its trainings are waited for."""
     engine = folder / ENGINE
     engine.mkdir(parents=True, exist_ok=True)
     file = engine / RUN_LOCK
@@ -342,13 +370,27 @@ def _alone(folder: Path) -> Iterator[None]:
             remedy = f"if that is over, remove {file}"
         raise InputError(f"{folder} is in use by another run, {holder or 'which is just starting'}; {remedy}")
     try:
+        _check_elsewhere(engine)
         orphan = read_lock(engine / SNAKEMAKE_LOCK)
-        if orphan is not None and holder_lives(orphan):
+        if orphan is not None and orphan.host == socket.gethostname() and holder_lives(orphan):
             with suppress(ProcessLookupError):
                 os.kill(orphan.pid, signal.SIGKILL)
         yield
     finally:
         release(file)
+
+
+def _check_elsewhere(engine: Path) -> None:
+    """Check that no job is held by a process of which nothing can be known: this run's would wait for it for ever."""
+    there = (engine / SNAKEMAKE_LOCK, *sorted((engine / "locks").glob("*.json")), *preparing_folder().glob("*.json"))
+    held = map(read_lock, there)
+    unknown = [lock for lock in held if lock is not None and holder_lives(lock) is None]
+    if unknown:
+        where = shlex.join(str(lock.file) for lock in unknown)
+        raise InputError(
+            f"{engine.parent}: {unknown[0]} holds {unknown[0].file.name}, and from here it cannot be told whether it "
+            f"lives; if all is over there, remove what it left, then run again: rm {where}"
+        )
 
 
 def _tail(file: Path, lines: int) -> list[str]:

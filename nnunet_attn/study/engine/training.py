@@ -1,7 +1,6 @@
 """Takes one training of a study to its end by nnU-Net's own commands, whatever was there before."""
 
 import json
-import signal
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from nnunet_attn.study.engine.devices import Resources, device_environment, devi
 from nnunet_attn.study.engine.errors import JobError
 from nnunet_attn.study.engine.locked_exec import HELD
 from nnunet_attn.study.engine.locks import Lock, claimed, end_remains, holder_lives, read_lock, release
-from nnunet_attn.study.engine.processes import note, run_logged
+from nnunet_attn.study.engine.processes import ended_badly, note, run_logged
 from nnunet_attn.study.logs import log_files
 from nnunet_attn.study.matrix import Run, nnunet_folder
 from nnunet_attn.study.state import LOCK_FILE, read_state
@@ -161,7 +160,15 @@ def _begun_since(lock: Lock) -> bool:
 def _options(run: Run, log: Path) -> list[str]:
     """What nnU-Net has to be told to go on from what is there."""
     folder = run.fold_folder
-    finished = read_state(folder).epoch or 0
+    state = read_state(folder)
+    finished = state.epoch or 0
+    is_validated = state.kind in ("done", "foreign") and (folder / "validation" / "summary.json").is_file()
+    if is_validated and not (folder / FINAL).is_file():
+        raise JobError(
+            f"{folder} was trained and validated, but its {FINAL} is gone; put it back, or, to train again, move the "
+            "folder away",
+            log,
+        )
     broken: list[Path] = []
     for name in (FINAL, LATEST, BEST):  # the order in which nnU-Net looks for one
         file = folder / name
@@ -208,6 +215,9 @@ def _check_plans(run: Run, log: Path) -> None:
         raise InputError(f"{file} is missing or damaged; plan first: nnUNetv2_plan_and_preprocess")
     finding = check_results(run, plans)
     if finding is not None:
+        time.sleep(POLL_SECONDS)  # each fold's training writes the plans of the results again, and may just do so
+        finding = check_results(run, plans)
+    if finding is not None:
         raise JobError(f"{finding.text} (from {file}); {finding.remedy}", log)
 
 
@@ -224,10 +234,8 @@ def _check_split(run: Run, log: Path) -> None:
 
 
 def _check_outcome(run: Run, log: Path, code: int) -> None:
-    if code < 0:
-        raise JobError(f"the training was ended by {signal.Signals(-code).name}", log)
     if code != 0:
-        raise JobError(f"nnUNetv2_train ended with exit code {code}", log)
+        raise JobError(f"nnUNetv2_train {ended_badly(code)}", log)
     if not is_trained(run):
         raise JobError(
             f"nnUNetv2_train ended, but {run.fold_folder} has no final checkpoint with a whole validation", log

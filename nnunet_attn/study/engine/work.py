@@ -17,9 +17,9 @@ from nnunet_attn.study.engine.jobs import Job, job_name, pretrained_trainer
 from nnunet_attn.study.engine.locked_exec import HELD
 from nnunet_attn.study.engine.markers import begun_file, is_done, marked_outputs
 from nnunet_attn.study.engine.preparing import planning, planning_environment, preprocessing, write_splits
-from nnunet_attn.study.engine.processes import run_logged
-from nnunet_attn.study.folder import COMPARISON, ENGINE, REPORT, log_file
-from nnunet_attn.study.matrix import Run, nnunet_folder
+from nnunet_attn.study.engine.processes import ended_badly, run_logged
+from nnunet_attn.study.folder import COMPARISON, REPORT, log_file, preparing_folder
+from nnunet_attn.study.matrix import Run, dataset_name, nnunet_folder
 from nnunet_attn.study.options import resolved, write_derived_plans
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def work(job: Job, place: Place) -> tuple[Path, ...]:
 
 def _plan(job: Job, place: Place) -> tuple[Path, ...]:
     dataset, plans = str(job.dataset), str(job.plans)
-    _run(planning(dataset, plans, place.processes), f"prepare-{dataset}", job, place)
+    _run(planning(dataset, plans, place.processes), job, place)
     return ()
 
 
@@ -72,10 +72,10 @@ def _preprocess(job: Job, place: Place) -> tuple[Path, ...]:
     from nnunet_attn.json_files import read_object
 
     dataset, plans, configuration = str(job.dataset), str(job.plans), str(job.configuration)
-    begun = begun_file(place.folder, job.name)
+    begun = begun_file(job.name)
     begun.parent.mkdir(parents=True, exist_ok=True)
     begun.touch()
-    _run(preprocessing(dataset, plans, configuration, place.processes), f"prepare-{dataset}", job, place)
+    _run(preprocessing(dataset, plans, configuration, place.processes), job, place)
     begun.unlink(missing_ok=True)
     there = nnunet_folder("nnUNet_preprocessed") / dataset
     entry = resolved(read_object(there / f"{plans}.json", "plan the data set again"), configuration)
@@ -94,12 +94,16 @@ def _pretrain(job: Job, place: Place) -> tuple[Path, ...]:
 
     from nnunet_attn.pretraining.chain import run_pretraining
     from nnunet_attn.pretraining.request import Pretraining
+    from nnunet_attn.study.engine.job import alone
 
     run, pretrain = job.run, place.study.row_named(str(job.row)).pretrain
     assert run is not None and pretrain is not None
     trainer = pretrained_trainer(run, pretrain.epochs)
-    _wait_for_pretraining(trainer)
+    _wait_for_pretraining(trainer, run.plans)
     other = pretrain.dataset is not None and pretrain.dataset != run.dataset
+    source = run.dataset if pretrain.dataset is None else dataset_name(pretrain.dataset)
+    # other seeds and tasks learn from the same images, and would preprocess them into the same folder
+    preparing = alone(_preparing(source))
     with device_environment(place.resources, log_file(place.folder, job.name)) as environment:
         os.environ.update({**worker_environment(place.resources), **environment})
         request = Pretraining(
@@ -113,10 +117,10 @@ def _pretrain(job: Job, place: Place) -> tuple[Path, ...]:
             device=place.resources.device,
             workers=place.processes,
         )
-        return (run_pretraining(request, Console(highlight=False)),)
+        return (run_pretraining(request, Console(highlight=False), preparing),)
 
 
-def _wait_for_pretraining(trainer: str) -> None:
+def _wait_for_pretraining(trainer: str, plans: str) -> None:
     """Wait for a pre-training whose job was killed: nnU-Net notices at its next line that nobody reads it, and ends."""
     import psutil
 
@@ -125,7 +129,10 @@ def _wait_for_pretraining(trainer: str) -> None:
             words = process.cmdline()
             if any(Path(word).name == "nnUNetv2_train" for word in words[:2]):
                 same = process.environ().get(RESULTS) == os.environ.get(RESULTS)
-                return same and any(word.startswith(f"{trainer}_Pretrain") for word in words)
+                # moved to other images the plans have an ending more; they tell one row's pre-training from another's
+                return same and all(
+                    any(word.startswith(each) for word in words) for each in (f"{trainer}_Pretrain", plans)
+                )
         return False
 
     while any(is_one(process) for process in psutil.process_iter()):
@@ -208,15 +215,20 @@ _WORK: dict[str, Callable[[Job, Place], tuple[Path, ...]]] = {
 }
 
 
-def _run(words: Sequence[str], lock: str, job: Job, place: Place) -> None:
+def _preparing(dataset: str) -> Path:
+    """The lock of who plans or preprocesses a data set."""
+    folder = preparing_folder()
+    folder.mkdir(exist_ok=True)
+    return folder / f"{dataset}.json"
+
+
+def _run(words: Sequence[str], job: Job, place: Place) -> None:
     """Run one of nnU-Net's commands, unless another has done its work while this one waited for the lock."""
     environment = planning_environment({**os.environ, **worker_environment(place.resources)})
-    log, held = log_file(place.folder, job.name), place.folder / ENGINE / "locks" / f"{lock}.json"
+    log, held = log_file(place.folder, job.name), _preparing(str(job.dataset))
     while (code := run_logged([executable(words[0]), *words[1:]], log, environment, (held,))) == HELD:
         time.sleep(_WAIT_SECONDS)
         if is_done(place.study, job, place.folder):
             return
-    if code < 0:
-        raise KeyboardInterrupt
-    if code:
-        raise JobError(f"{words[0]} ended with exit code {code}", log)
+    if code:  # signals to this job itself are raised by run_logged
+        raise JobError(f"{words[0]} {ended_badly(code)}", log)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.study.evaluating import Gathered, Progress, compare_gathered, gathered
-from nnunet_attn.study.groups import Group, groups, models
+from nnunet_attn.study.groups import Group, Model, groups, models
 from nnunet_attn.study.matrix import Run, dataset_name, runs
 from nnunet_attn.study.options import derived_plans_name
 from nnunet_attn.study.report.compared import tables_of
@@ -64,6 +64,7 @@ def collect(
         for group in groups(study, trainings)
     )
     problems += _lost_cases(study, reports)
+    tested = {model: dice for each in reports if each.group.test for model, dice in each.dice.items()}
     needs = needs_of(study, told, None if folder is None else folder / CACHE_FILE, examine)
     return ReportData(
         study=study,
@@ -77,7 +78,7 @@ def collect(
         rows=tuple(row_info(study, row, told) for row in study.rows),
         runs=told,
         groups=reports,
-        label_curves=label_curves(models(study, trainings), told, datasets),
+        label_curves=label_curves(models(study, trainings), told, datasets, tested),
         costs=costs(needs, told),
         unfair=unfair(study, told, reports, datasets, needs),
         problems=tuple(dict.fromkeys(problems)),
@@ -162,7 +163,19 @@ def group_report(
         group.rows if found is None else found.left_out,
         () if comparison is None else tables_of(comparison),
         picks(study, group, found, comparison, dataset),
+        {} if found is None else _dice(found),
     )
+
+
+def _dice(found: Gathered) -> dict[Model, float]:
+    from nnunet_attn.evaluation.aggregate import foreground_means
+
+    return {
+        model: foreground_means(evaluation)["dice"].mean
+        for row, own in found.models.items()
+        for model, evaluation in zip(own, found.evaluations[row], strict=True)
+        if "dice" in evaluation.settings.metrics
+    }
 
 
 def _optimiser(each: RunInfo) -> str | None:

@@ -35,30 +35,43 @@ def thinned(epochs: Sequence[Epoch], most: int = 200) -> tuple[Epoch, ...]:
 
 
 def label_curves(
-    models: Sequence[Model], runs: Sequence[RunInfo], datasets: Sequence[DatasetInfo]
+    models: Sequence[Model],
+    runs: Sequence[RunInfo],
+    datasets: Sequence[DatasetInfo],
+    tested: Mapping[Model, float] | None = None,
 ) -> tuple[LabelCurve, ...]:
     """Return Dice against the number of labelled cases; nothing for a study whose rows have no `labels`.
 
-    Rows without `labels` are in it with all cases that their folds train on.
+    Rows without `labels` are in it with all cases that their folds train on. Where test cases were predicted, it is
+    their Dice that counts: validation cases are other ones for each number of labels.
 
     Args:
         models: All of the study.
         runs: All of its trainings.
         datasets: Those that are known.
+        tested: Model -> its mean Dice of the test cases.
     """
     if all(model.labels is None for model in models):
         return ()
     trained = {(info.name, split.fold): split.training for info in datasets for split in info.splits}
+    tested = tested or {}
+    of_test = {(model.dataset, model.configuration) for model in tested}
     wanted: dict[tuple[str, str, str], dict[tuple[int, bool], list[float]]] = {}
     for model in models:
         labels = model.labels if model.labels is not None else _all_cases(model, trained)
-        values = _finished_dice(model, runs)
+        is_test = (model.dataset, model.configuration) in of_test
+        own = tested.get(model)
+        values = _finished_dice(model, runs) if not is_test else [] if own is None else [own]
         if labels is None or not values:
             continue
         points = wanted.setdefault((model.dataset, model.configuration, model.row), {})
         points.setdefault((labels, model.labels is None), []).extend(values)
     return tuple(
-        LabelCurve(*key, tuple(_point(*labels, tuple(values)) for labels, values in sorted(points.items())))
+        LabelCurve(
+            *key,
+            tuple(_point(*labels, tuple(values)) for labels, values in sorted(points.items())),
+            key[:2] in of_test,
+        )
         for key, points in wanted.items()
     )
 

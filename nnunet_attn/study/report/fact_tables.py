@@ -89,7 +89,8 @@ def costs_table(costs: Sequence[CostInfo]) -> Table:
         )
     note = (
         "Operations: a multiplication and an addition count as two, for an input of the size beside them. Peak memory: "
-        "of one training step. Device hours: epochs and validation of all trainings, times the devices."
+        "of one training step. Device hours: epochs and validation of all trainings, each on one device; of trainings "
+        "that several share it is at least this. What was done again after a kill does not count."
     )
     if any(each.peak_bytes is not None and not each.peak_is_measured for each in costs):
         note += " Estimates of memory are from saved activations and were not measured."
@@ -163,7 +164,7 @@ def splits_table(dataset: DatasetInfo) -> Table:
 
 def labels_table(curves: Sequence[LabelCurve]) -> Table:
     """Return Dice against the number of labelled cases."""
-    columns = (Column("method", is_text=True), *map(Column, ("labelled cases", "trainings", "mean Dice", "sd")))
+    columns = (Column("method", is_text=True), *map(Column, ("labelled cases", "values", "mean Dice", "sd")))
     rows = [
         (
             Cell(curve.row),
@@ -176,6 +177,8 @@ def labels_table(curves: Sequence[LabelCurve]) -> Table:
         for point in curve.points
     ]
     note = "Mean and standard deviation over folds and seeds, of nnU-Net's mean Dice of the validation cases."
+    if any(curve.test for curve in curves):
+        note = "Mean and standard deviation over seeds, of the mean Dice of the test cases."
     return Table("Dice against labelled cases", columns, tuple(rows), note, is_sortable=True)
 
 

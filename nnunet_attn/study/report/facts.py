@@ -18,14 +18,14 @@ from nnunet_attn.study.report.model import TrainingFacts
 
 # of the plans beside the configuration, what a network sees
 _SHARED_ENTRIES = ("transpose_forward", "foreground_intensity_properties_per_channel")
-_BANNER = re.compile(r"nnunet-attn (\S+): .*?; recipe: (.*?); loss: ")
+_BANNER = re.compile(r"nnunet-attn (\S+): .*?; recipe: (.*?); loss: (.*?); flips only: (.*?);")
 
 
 def read_facts(run: Run) -> TrainingFacts:
     """Return what is known of a training; raises nothing for files that are missing or broken."""
     noted = _debug(run.fold_folder)
     logs = read_logs(run.fold_folder)
-    version, recipe = _banner(logs)
+    version, recipe, loss, flips_only = _banner(logs)
     configuration = trained_configuration(run.model_folder, run.configuration)
     patch = configuration.get("patch_size")
     device = noted.get("gpu_name") or _kind(noted.get("device"))
@@ -42,6 +42,8 @@ def read_facts(run: Run) -> TrainingFacts:
         optimizer=str(noted.get("optimizer", "")).partition(" ")[0] or None,
         learning_rate=_number(noted.get("initial_lr")),
         recipe=recipe,
+        loss=loss,
+        flips_only=flips_only,
         precision=noted.get("precision"),
         distributed=noted.get("is_ddp") == "True",
         plans_digest=_digest(configuration) if configuration else None,
@@ -90,14 +92,14 @@ def _debug(fold_folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _banner(logs: Sequence[TrainingLog]) -> tuple[str | None, str | None]:
-    """Version and recipe that the trainers of this package write, as of the last start."""
+def _banner(logs: Sequence[TrainingLog]) -> tuple[str | None, ...]:
+    """Version, recipe, loss and augmentation that the trainers of this package write, as of the last start."""
     for log in reversed(logs):
         with suppress(OSError), log.file.open(encoding="utf-8", errors="replace") as stream:
             for line in stream:
                 if found := _BANNER.search(line):
-                    return found[1], found[2]
-    return None, None
+                    return found.groups()
+    return (None,) * 4
 
 
 def _kind(device: Any) -> str | None:

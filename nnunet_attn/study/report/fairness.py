@@ -21,7 +21,11 @@ NNUNET_EPOCHS, NNUNET_ITERATIONS = 1000, 250
 
 # beginnings of a comparison's warnings that are said here in more detail
 _TOLD_HERE = ("other plans: ", "other configurations: ", "nothing tells which checkpoint")
+_OTHER_CLASSES = "so its table mean leaves this class out"  # means of other classes: not of the same thing
 _TOLD_HERE_PARTS = (" were trained with other contents of the plans ",)
+
+MUCH_LARGER = 1.5
+"""So many times the parameters or operations of the reference: what is ahead may be so by its size alone."""
 
 _LENGTH_AND_SEED = ("epochs", "iterations_per_epoch", "epochs_between_saves", "seed")
 _TOLD_APART = ("patch_size", "batch_size")  # keys of plans that have a sentence of their own
@@ -41,9 +45,10 @@ def unfair(
         runs: Its trainings.
         groups: What is compared.
         datasets: Those that are known.
-        needs: Memory of training steps, which tells whether nnU-Net's larger presets have to be compared with.
+        needs: Memory of training steps, which tells whether nnU-Net's larger presets have to be compared with; and
+            parameters and operations, which tell what is larger than the reference.
     """
-    found = [*_of_study(study, runs, needs), *_of_datasets(datasets)]
+    found = [*_of_study(study, runs, needs), *_of_datasets(datasets, study.test_set)]
     for each in groups:
         found += _of_group(study, each, runs)
     found = list(dict.fromkeys(found))
@@ -63,6 +68,7 @@ def _of_study(study: "Study", runs: Sequence[RunInfo], needs: Needs | None) -> I
         text = f"networks have {study.budget.width:g} times the features that are planned: none is at its best"
         yield Unfair("budget", True, text)
     yield from _rows_differ(study)
+    yield from _larger(study, needs)
     yield from _trained_on(runs)
     shared: dict[Any, dict[str, None]] = {}
     for each in runs:
@@ -80,12 +86,30 @@ def _rows_differ(study: "Study") -> Iterator[Unfair]:
             verb = verb if len(some) == 1 else verb.replace("is ", "are ").replace("has ", "have ")
             others = [row.title for row in study.rows if row.title not in some]
             yield Unfair(kind, serious, f"{_listed(some)} {verb}, {_listed(others)} not")
+    seen = [row.title for row in study.rows if row.pretrain is not None and row.pretrain.dataset is None]
+    if seen:
+        text = f"{_listed(seen)}: pre-trained on all images of the data set, those of validation cases among them"
+        yield Unfair("pre-training", True, f"{text}, without their labels")
     reference = study.row_named(study.reference) if study.reference in _titles(study) else study.rows[0]
     for row in study.rows:
         told = _differing_suffixes(reference, row)
         if told:
             text = f"{row.title} is trained otherwise than {reference.title}: {_listed(told)}"
             yield Unfair("training", not all(each.startswith(_HARMLESS) for each in told), text)
+
+
+def _larger(study: "Study", needs: Needs | None) -> Iterator[Unfair]:
+    """Rows much larger than the reference on the same data set, in the same configuration."""
+    for (dataset, row, configuration), need in ({} if needs is None else needs.found).items():
+        reference = needs.found.get((dataset, study.reference, configuration)) if needs is not None else None
+        if reference is None or row == study.reference:
+            continue
+        sizes = (("parameters", need.parameters, reference.parameters), ("operations", need.flops, reference.flops))
+        ratios = [(what, own / other) for what, own, other in sizes if own and other]
+        told = [f"{ratio:.1f} times the {what}" for what, ratio in ratios if ratio >= MUCH_LARGER]
+        if told:
+            text = f"{row} has {' and '.join(told)} of {study.reference}: a gain may be that of a larger network"
+            yield Unfair("size", False, text, f"{dataset}, {configuration}")
 
 
 def _titles(study: "Study") -> list[str]:
@@ -133,7 +157,7 @@ def _trained_on(runs: Sequence[RunInfo]) -> Iterator[Unfair]:
         yield Unfair("training", True, text)
 
 
-def _of_datasets(datasets: Sequence[DatasetInfo]) -> Iterator[Unfair]:
+def _of_datasets(datasets: Sequence[DatasetInfo], tested: bool) -> Iterator[Unfair]:
     for info in datasets:
         ordinary = [split for split in info.splits if split.kind in (None, "cross-validation")]
         cases = {case for split in ordinary for case in split.validation}
@@ -142,6 +166,14 @@ def _of_datasets(datasets: Sequence[DatasetInfo]) -> Iterator[Unfair]:
             folds = _listed(split.fold for split in ordinary if split.used)
             text = f"{len(seen)} of {len(cases)} cases are validated, those of fold {folds}"
             yield Unfair("folds", False, text, info.name)
+        few: dict[int, set[str]] = {}
+        for split in info.splits:
+            if split.used and split.labels is not None:
+                few.setdefault(split.labels, set()).update(split.validation)
+        if not (tested and info.test_labels) and len(set(map(frozenset, few.values()))) > 1:
+            counts = "; ".join(f"{labels} labels: {len(few[labels])}" for labels in sorted(few))
+            text = f"each number of labels is validated on other cases ({counts}), so that its Dice is of other cases"
+            yield Unfair("labels", True, f"{text}; a test set has the same ones for all: test_set: true", info.name)
         for split in info.splits:
             if split.used and split.shared_patients:
                 number = len(split.shared_patients)
@@ -171,15 +203,22 @@ def _of_group(study: "Study", each: GroupReport, runs: Sequence[RunInfo]) -> Ite
     optimisers = _rows_by((run.facts.recipe or _optimiser(run.facts), run.run.row) for run in own)
     if len(optimisers) > 1:
         yield Unfair("optimiser", False, f"each with its own recipe: {_by_value(optimisers)}", where)
+    losses = _rows_by((run.facts.loss, run.run.row) for run in own)
+    if len(losses) > 1:
+        yield Unfair("loss", True, f"other losses: {_by_value(losses)}", where)
+    flips = _rows_by((_augmentation(run.facts), run.run.row) for run in own)
+    if len(flips) > 1:
+        yield Unfair("augmentation", True, f"other augmentation: {_by_value(flips)}", where)
     precisions = _rows_by((run.facts.precision, run.run.row) for run in own)
     if len(precisions) > 1:
         yield Unfair("precision", False, f"other precisions: {_by_value(precisions)}", where)
     yield from _checkpoints(own, where, group.test)
+    yield from _of_test(study, group, where)
     if each.comparison is not None:
         for text in each.comparison.warnings:
             is_told = text.startswith(_TOLD_HERE) or any(part in text for part in _TOLD_HERE_PARTS)
             if text not in each.missing and not is_told:
-                yield Unfair("statistics", False, text, where)
+                yield Unfair("statistics", _OTHER_CLASSES in text, text, where)
 
 
 def _lengths(own: Sequence[RunInfo], where: str) -> Iterator[Unfair]:
@@ -254,6 +293,28 @@ def _checkpoints(own: Sequence[RunInfo], where: str, test: bool) -> Iterator[Unf
     if unknown:
         text = f"nothing tells which checkpoint predicted the validation cases of {_listed(unknown)}"
         yield Unfair("checkpoint", False, text, where)
+
+
+def _of_test(study: "Study", group: Group, where: str) -> Iterator[Unfair]:
+    """How folds predict the test cases together."""
+    several = [model for model in group.models if len(model.folds) > 1]
+    if not group.test or not several:
+        return
+    joined = _rows_by((study.row_named(model.row).ensemble, model.row) for model in several)
+    if len(joined) > 1:
+        yield Unfair("ensemble", False, f"the mean of other outputs predicts: {_by_value(joined)}", where)
+    if group.labels is not None:
+        number = max(len(model.folds) for model in several)
+        text = (
+            f"networks of {number} draws of {group.labels} labelled cases predict the test cases together, and have "
+            f"learnt from more than {group.labels} cases"
+        )
+        yield Unfair("labels", True, f"{text}; with one draw of each number in splits_final.json they do not", where)
+
+
+def _augmentation(facts: TrainingFacts) -> str | None:
+    known = {"False": "nnU-Net's", "True": "flips along the last axis alone"}
+    return None if facts.flips_only is None else known.get(facts.flips_only, f"flips along {facts.flips_only} alone")
 
 
 def _patch(facts: TrainingFacts) -> str | None:

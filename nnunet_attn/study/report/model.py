@@ -4,12 +4,12 @@ Numbers of methods are those of a `Comparison`, which nothing here computes anew
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nnunet_attn.evaluation.compare_results import Comparison, Difference, MethodResult
-from nnunet_attn.study.groups import Group
+from nnunet_attn.study.groups import Group, Model
 from nnunet_attn.study.logs import Epoch
 from nnunet_attn.study.matrix import Run
 from nnunet_attn.study.report.setup import DatasetInfo, Machine, RowInfo, TrainedOn
@@ -37,6 +37,8 @@ class TrainingFacts:
         optimizer: Its class, such as "SGD".
         learning_rate: The initial one.
         recipe: Optimiser, schedule and weight decay in words; of trainers of this package.
+        loss: Its terms, such as "dice_and_cross_entropy"; of trainers of this package.
+        flips_only: "False": nnU-Net's augmentation, else which mirroring alone; of trainers of this package.
         precision: "amp", "bf16" or "fp32"; of trainers of this package.
         distributed: Whether several GPUs shared it; how many, nothing tells.
         plans_digest: SHA-256 of the plans that lie beside the results, as far as they are about this configuration and
@@ -57,6 +59,8 @@ class TrainingFacts:
     optimizer: str | None = None
     learning_rate: float | None = None
     recipe: str | None = None
+    loss: str | None = None
+    flips_only: str | None = None
     precision: str | None = None
     distributed: bool = False
     plans_digest: str | None = None
@@ -166,6 +170,7 @@ class GroupReport:
         left_out: Titles of rows of which nothing is finished.
         tables: The comparison's figures, in its order; empty without one.
         picks: Cases for figures; of a group without comparison those of the rows that are finished.
+        dice: Model -> its mean Dice of what was evaluated, as nnU-Net's; empty where Dice is not measured.
     """
 
     group: Group
@@ -176,6 +181,7 @@ class GroupReport:
     left_out: tuple[str, ...] = ()
     tables: tuple[MetricTable, ...] = ()
     picks: tuple[CasePick, ...] = ()
+    dice: Mapping[Model, float] = field(default_factory=dict)
 
     def table(self, metric: str, class_name: str | None = None) -> MetricTable | None:
         """Return one of the tables; None if that was not compared."""
@@ -191,7 +197,8 @@ class LabelPoint:
         labels: Labelled cases.
         all_cases: Whether they are all that the data set's ordinary folds train on; then `labels` is their mean
             number, rounded.
-        values: Mean Dice of the validation cases of each fold and seed that is finished, as nnU-Net has it.
+        values: Mean Dice of the validation cases of each fold and seed that is finished, as nnU-Net has it; of the
+            test cases of each seed, where the curve is of these.
         mean: Over `values`; NaN without any.
         sd: Standard deviation over folds and seeds, with n - 1; NaN with fewer than two.
     """
@@ -212,12 +219,14 @@ class LabelCurve:
         configuration: Of its models.
         row: Title.
         points: By number of labels; those without a finished training are left out.
+        test: Whether of the test cases, which are the same for every number of labels; else of validation cases.
     """
 
     dataset: str
     configuration: str
     row: str
     points: tuple[LabelPoint, ...]
+    test: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,7 +246,7 @@ class CostInfo:
         iterations: Of an epoch.
         peak_bytes: The most memory that PyTorch holds in a training step.
         peak_is_measured: Whether it was measured, on this machine's GPU; else it is an estimate.
-        device_hours: Epochs and validation of all its trainings, times the devices; what was repeated after a kill
+        device_hours: Epochs and validation of all its trainings, of one device each; what was repeated after a kill
             does not count. At least that, if `hours_are_complete` is False.
         devices: What they ran on, such as "cpu" or a GPU's name.
         trainings: How many trainings `device_hours` is of.
@@ -269,7 +278,8 @@ class Unfair:
 
     Args:
         kind: A word for it, such as "epochs", "unfinished", "plans", "patch", "batch size", "checkpoint", "seeds",
-            "reference", "budget", "pre-training", "options", "optimiser", "hardware", "versions" or "statistics".
+            "reference", "budget", "size", "pre-training", "options", "optimiser", "loss", "augmentation", "labels",
+            "ensemble", "hardware", "versions" or "statistics".
         is_serious: Whether it can change who wins; else it is to be known only.
         text: One sentence, with the rows it is about.
         where: Title of the group, name of the data set, or empty: the whole study.

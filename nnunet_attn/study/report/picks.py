@@ -1,6 +1,7 @@
 """Cases for figures: the worst, the median and the best of a group, and those that the study names."""
 
 import math
+import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def _images(
     listed = described.get("dataset")
     entry = listed.get(case) if isinstance(listed, dict) and not test else None
     if isinstance(entry, dict) and isinstance(entry.get("images"), list):  # nnU-Net lets dataset.json name the files
-        files = [raw / str(file) for file in entry["images"]]
+        files = [raw / os.path.expandvars(str(file)) for file in entry["images"]]  # as nnU-Net reads them
     else:
         folder = raw / ("imagesTs" if test else "imagesTr")
         files = [folder / f"{case}_{channel:04d}{ending}" for channel in range(max(1, len(names)))]

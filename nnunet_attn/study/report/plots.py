@@ -142,7 +142,10 @@ def _run_text(each: RunInfo) -> str:
 
 
 def labels_svg(curves: Sequence[LabelCurve], looks: Mapping[str, Look], name: str) -> Markup | None:
-    """Return Dice against the number of labelled cases: mean and standard deviation over folds and seeds."""
+    """Return Dice against the number of labelled cases: mean and standard deviation over folds and seeds.
+
+    Of the test cases, which all folds predict together, over seeds.
+    """
     drawn = [curve for curve in curves if curve.points]
     if not drawn:
         return None
@@ -181,7 +184,7 @@ def labels_svg(curves: Sequence[LabelCurve], looks: Mapping[str, Look], name: st
         axes.set_xticks(places, [str(each) for each in places])
         axes.set_xticks([], minor=True)
         axes.set_xlabel("labelled cases")
-        axes.set_ylabel("Dice of the validation cases")
+        axes.set_ylabel(f"Dice of the {'test' if drawn[0].test else 'validation'} cases")
         axes.grid(color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
     return inline_svg(figure, name, "Dice against the number of labelled cases", titles)

@@ -1,13 +1,17 @@
-"""Trainings that failed or stopped, with the last lines of their logs."""
+"""Trainings and other jobs that failed or stopped, with the last lines of their logs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.study.folder import log_file
 from nnunet_attn.study.report.model import ReportData
 from nnunet_attn.study.report.words import state_text
+
+if TYPE_CHECKING:
+    from nnunet_attn.study.engine.jobs import Job
 
 LAST_LINES = 15
 _LAST_BYTES = 20_000
@@ -15,12 +19,12 @@ _LAST_BYTES = 20_000
 
 @dataclass(frozen=True)
 class Trouble:
-    """A training that needs someone.
+    """A training, or another job, that needs someone.
 
     Args:
         title: Which one.
         kind: Its state.
-        text: What nnU-Net's files tell of it.
+        text: What nnU-Net's files, or the job's note, tell of it.
         log: Name of the log.
         lines: Its last lines; empty without a log.
     """
@@ -33,11 +37,11 @@ class Trouble:
 
 
 def troubles(data: ReportData, folder: Path | None = None) -> list[Trouble]:
-    """Return the trainings that failed, stopped, or ended before their first epoch.
+    """Return the trainings that failed, stopped, or ended before their first epoch, then other jobs that did.
 
     Args:
         data: The report's.
-        folder: The study's, with a log of each job; None: nnU-Net's own logs alone.
+        folder: The study's, with a log of each job; None: nnU-Net's own logs alone, and no other jobs.
     """
     jobs = _logs(data, folder) if folder is not None else {}
     found: dict[str, Trouble] = {}
@@ -53,7 +57,32 @@ def troubles(data: ReportData, folder: Path | None = None) -> list[Trouble]:
         key = f"{run.dataset} {run.trainer} {run.plans} {run.configuration} {run.fold}"
         lines = "" if log is None else last_lines(log)
         found.setdefault(key, Trouble(title, kind, state_text(state), log.name if log else "", lines))
-    return list(found.values())
+    return [*found.values(), *(_other_jobs(data, folder) if folder is not None else ())]
+
+
+def _other_jobs(data: ReportData, folder: Path) -> Iterator[Trouble]:
+    """Jobs that are no trainings, such as plans or predictions, whose last try failed or was stopped."""
+    from nnunet_attn.study.engine.job import read_note
+    from nnunet_attn.study.engine.markers import marker_file
+
+    for job in _jobs(data):
+        note = read_note(folder, job.name)
+        if job.kind in ("train", "report") or note is None or note.stage not in ("failed", "stopped"):
+            continue
+        if marker_file(folder, job.name).exists():  # done since, by someone else
+            continue
+        log = log_file(folder, job.name)
+        yield Trouble(f"{job.text[:1].upper()}{job.text[1:]}", note.stage, note.message, log.name, last_lines(log))
+
+
+def _jobs(data: ReportData) -> Sequence["Job"]:
+    """All jobs of the study; none where its data sets or folds are not there."""
+    from nnunet_attn.study.engine.jobs import jobs
+
+    try:
+        return jobs(data.study)
+    except InputError:  # the report says so elsewhere
+        return ()
 
 
 def last_lines(file: Path, count: int = LAST_LINES) -> str:
@@ -71,16 +100,10 @@ def last_lines(file: Path, count: int = LAST_LINES) -> str:
 
 def _logs(data: ReportData, folder: Path) -> Mapping[tuple[object, ...], Path]:
     """Training -> log of its job."""
-    from nnunet_attn.study.engine.jobs import jobs
-
-    try:
-        own = [job for job in jobs(data.study) if job.kind == "train" and job.run is not None]
-    except InputError:  # the report says so elsewhere
-        return {}
     return {
         (job.run.dataset, job.run.trainer, job.run.plans, job.run.configuration, job.run.fold): log_file(
             folder, job.name
         )
-        for job in own
-        if job.run is not None
+        for job in _jobs(data)
+        if job.kind == "train" and job.run is not None
     }

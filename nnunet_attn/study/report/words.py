@@ -36,7 +36,7 @@ def setup(data: ReportData) -> list[str]:
     if len(data.datasets) > 1:
         said[0] = f"Each method was trained on the same folds of each data set: {_count(len(runs), 'training')} in all."
     said.append(
-        "Every case is predicted by networks that have not seen it in training, and methods are compared case by case."
+        "Every case is predicted by networks that have not seen its reference, and methods are compared case by case."
     )
     if len(data.rows) > 1:
         reference = next((row.title for row in data.rows if row.is_reference), data.study.reference)
@@ -54,26 +54,42 @@ def progress(runs: Sequence[RunInfo]) -> str:
 
 def is_finished(data: ReportData) -> bool:
     """Return whether every training is done and every group compared as far as it can be."""
-    return all(each.state.kind == "done" for each in data.runs) and not any(each.missing for each in data.groups)
+    if not all(each.state.kind == "done" for each in data.runs):
+        return False
+    return not any(each.missing or _can_be_compared(data, each) for each in data.groups)
+
+
+def _can_be_compared(data: ReportData, report: GroupReport) -> bool:
+    """Whether there is no comparison yet, but can be: several rows and, of test cases, their labels."""
+    if report.comparison is not None or len(report.group.rows) < 2:
+        return False
+    labelled = {each.name for each in data.datasets if each.test_labels}
+    return not report.group.test or report.group.dataset in labelled
 
 
 def verdict(report: GroupReport, metric: str) -> list[tuple[str, str]]:
-    """Return what the tests say of one metric: (better, worse, equal or few) and a sentence each."""
+    """Return what the tests say of one metric: (better, worse, mixed, equal or few) and a sentence each.
+
+    Mixed: told apart, but the mean is to one side and most cases to the other.
+    """
     table, comparison = report.table(metric), report.comparison
     if table is None or comparison is None:
         return []
-    told: dict[str, list[str]] = {"better": [], "worse": [], "equal": []}
+    told: dict[str, list[str]] = {"better": [], "worse": [], "mixed": [], "equal": []}
     for row in table.rows:
         if row.difference is None:
             continue
         kind = "equal"
         if row.is_significant and row.is_better is not None:
             kind = "better" if row.is_better else "worse"
+            ahead = row.difference.paired.wins - row.difference.paired.losses
+            kind = "mixed" if ahead and (ahead > 0) is not row.is_better else kind
         told[kind].append(_in_words(report, row, metric))
-    title, reference = TESTED_TITLES[metric], comparison.reference
+    title, reference, unit = TESTED_TITLES[metric], comparison.reference, comparison.paired_over
     begin = {
         "better": f"Better than {reference} in {title}",
         "worse": f"Worse than {reference} in {title}",
+        "mixed": f"Told apart from {reference} in {title}, but the mean is to one side and most {unit} to the other",
         "equal": f"Not told apart from {reference} in {title}",
     }
     sentences = [(kind, f"{begin[kind]}: {'; '.join(rows)}.") for kind, rows in told.items() if rows]

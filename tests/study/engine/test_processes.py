@@ -13,7 +13,7 @@ import pytest
 from nnunet_attn.study.engine import processes
 from nnunet_attn.study.engine.locked_exec import HELD
 from nnunet_attn.study.engine.locks import claimed, holder_lives, own_lock, read_lock
-from nnunet_attn.study.engine.processes import note, run_logged
+from nnunet_attn.study.engine.processes import ended_badly, note, run_logged
 
 PYTHON = (sys.executable, "-c")
 
@@ -58,6 +58,19 @@ def _group_lives(number: int) -> bool:
             if int(words[2]) == number and words[0] not in "ZX":
                 return True
     return False
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (3, "ended with exit code 3"),
+        (-signal.SIGTERM, "was ended by SIGTERM"),
+        (-signal.SIGKILL, "was ended by SIGKILL, as where memory runs out"),
+        (-63, "was ended by signal 63"),
+    ],
+)
+def test_how_a_command_ended(code: int, told: str) -> None:
+    assert ended_badly(code) == told
 
 
 @pytest.fixture

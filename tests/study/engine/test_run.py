@@ -1,6 +1,7 @@
 """`study run`: what it refuses before anything starts, what it would do, and what it says about jobs."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -187,6 +188,32 @@ def test_two_runs_in_one_folder_are_refused(
     write_json({"pid": 1, "host": "another-machine"}, lock)
     said = refusal(file, capsys=capsys)
     assert "another-machine" in said and f"remove {lock}" in said
+
+
+@pytest.mark.usefixtures("engine_there")
+@pytest.mark.parametrize("name", ["locks/report.json", engine.SNAKEMAKE_LOCK])
+def test_locks_of_another_machine_are_told_and_not_waited_for(
+    file: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    lock = study_folder(file) / ENGINE / name
+    write_json({"pid": 1, "host": "another-machine"}, lock)
+    said = refusal(file, capsys=capsys)
+    assert "process 1 on another-machine holds" in said and f"rm {lock}" in said
+    assert not (study_folder(file) / ENGINE / RUN_LOCK).exists()
+
+
+def test_paths_given_to_jobs_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert engine._place("mine") == str(tmp_path / "mine")
+    assert engine._place("one-that-snakemake-knows") == "one-that-snakemake-knows"
+    given = {"nnUNet_raw": "raw", "nnUNet_results": "/results", "nnUNet_extTrainer": f"own{os.pathsep}/other", "A": "a"}
+    assert engine.absolute_folders(given) == {
+        "nnUNet_raw": str(tmp_path / "raw"),
+        "nnUNet_results": "/results",
+        "nnUNet_extTrainer": f"{tmp_path / 'own'}{os.pathsep}/other",
+        "A": "a",
+    }
 
 
 @pytest.mark.usefixtures("engine_there")

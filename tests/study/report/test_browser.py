@@ -20,7 +20,6 @@ CHROMIUM = next(
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine: apt-get install chromium"),
 ]
 LIGHT, DARK = (255, 255, 255), (21, 24, 28)

@@ -65,6 +65,8 @@ def test_the_setup(data: ReportData, described: Study) -> None:
         (PLAIN, "PlainUNet", 3, 4, True),
         ("GASA", "GASAUNet", 3, 4, False),
     ]
+    facts = data.runs[0].facts
+    assert (facts.recipe, facts.loss, facts.flips_only) == ("nnU-Net's, 0.01", "dice", "False")
     assert data.rows[1].recipe == "nnU-Net's, 0.01" and "arXiv:2409.13146" in (data.rows[1].source or "")
 
 
@@ -149,6 +151,11 @@ def test_what_is_unfair(data: ReportData) -> None:
     assert kinds == [("budget", True), ("checkpoint", False), ("statistics", False)]
     assert data.unfair[0].text.startswith(f"{PLAIN}, GASA: 3 epochs of 4 iterations are 0.0048 % of nnU-Net's 1000 x")
     assert data.label_curves == ()
+    (report,) = data.groups
+    assert report.comparison is not None
+    for own in report.comparison.result("dice").methods:
+        of_seeds = [report.dice[model] for model in report.group.models_of(own.method)]
+        assert of_seeds == pytest.approx(own.seed_means, abs=1e-12)
 
 
 def test_half_of_it_is_there(tmp_path: Path, described: Study, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:

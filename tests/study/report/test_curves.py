@@ -64,3 +64,17 @@ def test_dice_against_the_number_of_labels() -> None:
     alone = label_curves(models[1:], [run("B", 4, 6, 0.25)], [])
     assert [each.labels for each in alone[0].points] == [4] and math.isnan(alone[0].points[0].sd)
     assert label_curves(models[:1], runs, [info]) == ()
+
+
+def test_dice_of_test_cases_counts_where_it_is_known() -> None:
+    names = ("Dataset004_Made", "A", "T", "nnUNetPlans", "3d_fullres")
+    models = [Model(*names, seed, labels, (fold,)) for labels, fold in ((4, 6), (8, 5)) for seed in (0, 1)]
+    runs = [
+        RunInfo(Run(*names, fold, seed, labels), RunState("done", dice=0.99), (), TrainingFacts())
+        for labels, fold in ((4, 6), (8, 5))
+        for seed in (0, 1)
+    ]
+    (of_validation,) = label_curves(models, runs, [])
+    assert not of_validation.test and [each.mean for each in of_validation.points] == [0.99, 0.99]
+    (of_test,) = label_curves(models, runs, [], {models[0]: 0.5, models[1]: 0.7, models[2]: 0.8})
+    assert of_test.test and [(each.labels, each.values) for each in of_test.points] == [(4, (0.5, 0.7)), (8, (0.8,))]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 
 import pytest
 
-from nnunet_attn.study.groups import groups
+from nnunet_attn.evaluation.compare_warnings import missing_classes
+from nnunet_attn.study.groups import Group, groups
 from nnunet_attn.study.matrix import runs
+from nnunet_attn.study.memory import StepNeed
 from nnunet_attn.study.model import Study
 from nnunet_attn.study.report.collect import group_report, run_info
+from nnunet_attn.study.report.costs import Needs
 from nnunet_attn.study.report.fairness import unfair
-from nnunet_attn.study.report.model import RunInfo, TrainingFacts, Unfair
+from nnunet_attn.study.report.model import GroupReport, RunInfo, TrainingFacts, Unfair
 from nnunet_attn.study.report.setup import DatasetInfo, FoldSplit
 from nnunet_attn.study.report.splits import dataset_info
-from nnunet_attn.study.rows import Missing
+from nnunet_attn.study.rows import Budget, Missing
 from tests.made.results import DATASET
 from tests.made.study_results import (
     copy_results,
@@ -88,6 +92,13 @@ def test_a_fair_comparison_has_nothing_to_be_told(made: Study) -> None:
             "optimiser",
             False,
             f"recipe: nnU-Net's, 0.01: {PLAIN}; adamw, poly 0.001: G",
+        ),
+        ({"loss": "cross_entropy"}, "loss", True, f"other losses: dice: {PLAIN}; cross_entropy: GASA"),
+        (
+            {"flips_only": "all axes"},
+            "augmentation",
+            True,
+            f"other augmentation: nnU-Net's: {PLAIN}; flips along all axes alone: GASA",
         ),
         ({"precision": "fp32"}, "precision", False, f"other precisions: amp: {PLAIN}; fp32: GASA"),
         ({"device": "cpu"}, "hardware", False, f"other device between trainings: Made GPU: {PLAIN}; cpu: GASA"),
@@ -168,6 +179,12 @@ def test_plans_of_another_content(made: Study) -> None:
     assert told.text == f"nnUNetPlans of GASA and nnUNetPlans of {PLAIN} differ in spacing" and told.is_serious
 
 
+def test_a_budget_changes_the_plans_of_all_alike(made: Study) -> None:
+    plain, gasa = made.rows
+    wide = gasa.model_copy(update={"options": {"num_heads": 2}, "name": "wide"})
+    assert "plans" not in found(made, rows=(plain, wide), budget=Budget(width=0.5, batch_size=4))
+
+
 def test_rows_with_what_others_have_not(made: Study) -> None:
     plain, gasa = made.rows
     rows = (plain, *(gasa.model_copy(update=each) for each in ({"options": {"num_heads": 2}, "name": "wide"},)))
@@ -175,8 +192,11 @@ def test_rows_with_what_others_have_not(made: Study) -> None:
     assert [each.text for each in kinds["options"]] == [f"wide has network options of its own, {PLAIN} not"]
     pretrained = gasa.model_validate({"trainer": gasa.trainer, "pretrain": "both"})
     kinds = found(made, rows=(plain, pretrained))
-    (told,) = kinds["pre-training"]
+    told, seen = kinds["pre-training"]
     assert told.text == f"nnUNetTrainerGASA is pre-trained, {PLAIN} not" and told.is_serious
+    assert "nnUNetTrainerGASA: pre-trained on all images of the data set" in seen.text and seen.is_serious
+    elsewhere = gasa.model_validate({"trainer": gasa.trainer, "pretrain": {"task": "both", "dataset": "5"}})
+    assert len(found(made, rows=(plain, elsewhere))["pre-training"]) == 1
     still = gasa.model_validate({"trainer": "nnUNetTrainerGASA_NoMirroring"})
     (told,) = found(made, rows=(plain, still))["training"]
     assert told.text.endswith(f"is trained otherwise than {PLAIN}: mirroring False, not as usual") and told.is_serious
@@ -217,6 +237,58 @@ def test_patients_on_both_sides(made: Study) -> None:
     assert told[0] == Unfair(
         "splits", True, "fold 0 trains and validates with cases of the same 2 patients", "Dataset004_Made"
     )
+
+
+def test_a_network_that_is_much_larger(made: Study) -> None:
+    def sizes(parameters: int, flops: int | None) -> list[str]:
+        known = {PLAIN: StepNeed(parameters=100, flops=1000), "GASA": StepNeed(parameters=parameters, flops=flops)}
+        needs = Needs({(DATASET, row, "3d_fullres"): need for row, need in known.items()}, {}, {})
+        own = [each for each in unfair(made, [], [], [], needs) if each.kind == "size"]
+        assert not any(each.is_serious for each in own)
+        return [each.text for each in own]
+
+    assert sizes(149, 1400) == [] and sizes(149, None) == []
+    assert sizes(150, 3210) == [
+        f"GASA has 1.5 times the parameters and 3.2 times the operations of {PLAIN}: a gain may be that of a larger "
+        "network"
+    ]
+
+
+def test_means_over_other_classes_are_serious(made: Study) -> None:
+    report = group_report(made, groups(made)[0], None, processes=1)
+    assert report.comparison is not None
+    result = report.comparison.result("dice", next(iter(report.comparison.classes)))
+    lost = dataclasses.replace(result.methods[1], seed_means=(math.nan,))
+    (warning,) = missing_classes([dataclasses.replace(result, methods=(result.methods[0], lost))])
+    warned = dataclasses.replace(report.comparison, warnings=(warning, "another"))
+    told = unfair(made, [], [dataclasses.replace(report, comparison=warned)], [])
+    assert [(each.text, each.is_serious) for each in told] == [(warning, True), ("another", False)]
+
+
+def test_few_labels_need_the_same_cases_to_be_measured_on(made: Study) -> None:
+    splits = (FoldSplit(5, "reduced", 4, ("a",), labels=5), FoldSplit(6, "reduced", 8, ("a", "b"), labels=10))
+    info = DatasetInfo("Dataset004_Made", splits=splits, test_labels=True)
+    (told,) = [each for each in unfair(made, [], [], [info]) if each.kind == "labels"]
+    assert told.is_serious and "(5 labels: 1; 10 labels: 2)" in told.text
+    tested = made.model_copy(update={"test_set": True})
+    assert not [each for each in unfair(tested, [], [], [info]) if each.kind == "labels"]
+
+
+def test_how_folds_predict_test_cases_together(made: Study) -> None:
+    rows = (made.rows[0], made.rows[1].model_copy(update={"ensemble": "softmax"}))
+    described = made.model_copy(update={"rows": rows, "test_set": True})
+    (group,) = [each for each in groups(described) if each.test]
+
+    def told(group: Group) -> list[Unfair]:
+        own = unfair(described, [], [GroupReport(group, None, None)], [])
+        return [each for each in own if each.where == group.title]
+
+    (joined,) = told(group)
+    assert joined.text == f"the mean of other outputs predicts: logits: {PLAIN}; softmax: GASA"
+    alone = dataclasses.replace(group, models=tuple(dataclasses.replace(m, folds=(0,)) for m in group.models))
+    assert told(alone) == []
+    few = told(dataclasses.replace(group, labels=5))
+    assert [each.kind for each in few] == ["labels", "ensemble"] and "2 draws of 5 labelled cases" in few[0].text
 
 
 def test_a_loss_that_was_not_finite(made: Study) -> None:

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 from nnunet_attn.evaluation.compare_tables import number
+from nnunet_attn.study.engine.job import note_file
+from nnunet_attn.study.engine.jobs import jobs
+from nnunet_attn.study.engine.markers import marker_file, write_json
+from nnunet_attn.study.folder import log_file
 from nnunet_attn.study.report import words
 from nnunet_attn.study.report.model import ReportData
 from nnunet_attn.study.report.page import page
 from nnunet_attn.study.report.trouble import last_lines, troubles
-from tests.made.report import NAMES, made_report
+from tests.made.report import DATASET, NAMES, made_report
 
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr", "line", "path", "use", "image"}
 
@@ -135,6 +139,28 @@ def test_what_does_not_differ_is_not_told_apart_and_few_pairs_are_said():
     assert [kind for kind, _ in told] == ["equal", "few"]
 
 
+def test_a_mean_to_one_side_and_cases_to_the_other_are_no_verdict():
+    data = small_report(names=NAMES[:2], labels=False)
+    report = data.groups[0]
+    table = report.table("dice")
+    assert table is not None and [kind for kind, _ in words.verdict(report, "dice")] == ["better"]
+    row = table.rows[1]
+    assert row.difference is not None
+    paired = replace(row.difference.paired, wins=3, losses=9)
+    other = replace(table, rows=(table.rows[0], replace(row, difference=replace(row.difference, paired=paired))))
+    ((kind, told),) = words.verdict(replace(report, tables=(other,)), "dice")
+    assert kind == "mixed" and told.startswith("Told apart from Plain U-Net in Dice, but the mean is to one side")
+
+
+def test_a_comparison_that_can_still_be_made_is_not_finished():
+    data = small_report(compared=False)
+    assert all(each.state.kind == "done" for each in data.runs) and not words.is_finished(data)
+    alone = replace(data.groups[0], group=replace(data.groups[0].group, models=data.groups[0].group.models[:2]))
+    assert words.is_finished(replace(data, groups=(alone,)))
+    tested = replace(data.groups[0], group=replace(data.groups[0].group, test=True))
+    assert words.is_finished(replace(data, groups=(tested,), datasets=()))
+
+
 def test_a_study_that_is_not_finished_says_so(text):
     assert "This study is not finished" not in text
     data = small_report(finished=False)
@@ -154,6 +180,29 @@ def test_the_last_lines_of_a_log_stand_in_the_page(tmp_path):
     assert len(trouble.lines.splitlines()) == 15
     told = page(data)
     assert "&lt;b&gt;the end&lt;/b&gt;" in told and "line 84" not in told and log.name in told
+
+
+def test_jobs_that_are_no_trainings_are_shown_too(tmp_path, monkeypatch):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    (tmp_path / "raw" / DATASET).mkdir(parents=True)
+    data = small_report()
+    assert troubles(data, tmp_path) == []
+    known = {job.kind: job for job in jobs(data.study)}
+    for kind in ("plan", "evaluate", "report"):
+        note = {"stage": "failed", "pid": 1, "host": "here", "began": 1.0, "ended": 2.0, "message": f"no <{kind}>"}
+        write_json(note, note_file(tmp_path, known[kind].name))
+        log = log_file(tmp_path, known[kind].name)
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(f"the log of {kind}\n", encoding="utf-8")
+    told = troubles(data, tmp_path)
+    assert [(each.title, each.text, each.lines) for each in told] == [
+        (f"Plan {DATASET}, nnUNetPlans", "no <plan>", "the log of plan"),
+        (f"Evaluate {known['evaluate'].model.text}, {DATASET}, 3d_fullres", "no <evaluate>", "the log of evaluate"),
+    ]
+    assert "no &lt;plan&gt;" in page(data, tmp_path)
+    write_json({}, marker_file(tmp_path, known["plan"].name))
+    assert len(troubles(data, tmp_path)) == 1
 
 
 def test_a_progress_bar_is_one_line(tmp_path):

@@ -53,9 +53,10 @@ def test_named_cases_are_shown_before_anything_is_compared(tmp_path: Path, monke
     raw = tmp_path / "raw" / DATASET
     (raw / "elsewhere.nii.gz").touch()
     (raw / "second.nii.gz").touch()
+    monkeypatch.setenv("MADE", DATASET)
     description = json.loads((raw / "dataset.json").read_text())
     description["channel_names"] = {"0": "T1", "1": "T2"}
-    listed = {**description, "dataset": {"case_3": {"images": ["elsewhere.nii.gz", "second.nii.gz"]}}}
+    listed = {**description, "dataset": {"case_3": {"images": ["$nnUNet_raw/$MADE/elsewhere.nii.gz", "second.nii.gz"]}}}
     (raw / "dataset.json").write_text(json.dumps(listed))
     (pick,) = picks(described, group, None, None, info)
     assert pick.images == (raw / "elsewhere.nii.gz", raw / "second.nii.gz") and pick.channels == ("T1", "T2")

@@ -129,7 +129,9 @@ def test_labels_have_bars_and_every_number():
     data = made_report()
     svg = labels_svg(data.label_curves, LOOKS, "labels")
     assert svg is not None
-    assert {"5", "10", "20", "176", "labelled cases"} <= set(texts(svg))
+    assert {"5", "10", "20", "176", "labelled cases", "Dice of the validation cases"} <= set(texts(svg))
+    of_test = labels_svg([replace(curve, test=True) for curve in data.label_curves], LOOKS, "labels")
+    assert of_test is not None and "Dice of the test cases" in texts(of_test)
 
 
 def test_a_case_is_shown_with_small_pictures(tmp_path):

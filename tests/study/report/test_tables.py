@@ -158,6 +158,9 @@ def test_dice_against_labels_has_each_point():
     table = labels_table(data.label_curves)
     assert len(table.rows) == 12
     assert column(table, "mean Dice")[0] == number(data.label_curves[0].points[0].mean, 4)
+    assert "of the validation cases" in table.note and "over folds and seeds" in table.note
+    of_test = labels_table([replace(curve, test=True) for curve in data.label_curves])
+    assert "of the test cases" in of_test.note and "validation" not in of_test.note
 
 
 def test_titles_are_those_of_compare(comparison):
