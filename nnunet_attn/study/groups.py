@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class Model:
     """All folds of one row that are evaluated, or predict test cases, together: those of one seed.
 
+    Of folds with few labels each predicts test cases for itself: it is a draw of its own, and together they would have
+    learnt from more labels.
+
     Args:
         dataset: `DatasetNNN_Name`.
         row: Title of its row.
@@ -52,8 +55,10 @@ class Model:
 
     @property
     def text(self) -> str:
-        """What it is called in messages: its row, with the seed where one is set."""
-        return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
+        """What it is called in messages: its row, with the seed where one is set, and the draw of few labels."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        draw = f", fold {self.folds[0]}" if self.labels is not None and len(self.folds) == 1 else ""
+        return f"{self.row}{seed}{draw}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Group:
         return tuple(dict.fromkeys(model.row for model in self.models))
 
     def models_of(self, row: str) -> tuple[Model, ...]:
-        """Return the models of a row, one a seed."""
+        """Return the models of a row, one a seed; on test cases with few labels one a seed and draw."""
         return tuple(model for model in self.models if model.row == row)
 
     @property
@@ -108,6 +113,13 @@ def models(study: "Study", trainings: Sequence[Run] | None = None) -> tuple[Mode
         key = Model(run.dataset, run.row, run.trainer, run.plans, run.configuration, run.seed, run.labels, ())
         folds.setdefault(key, []).append(run.fold)
     return tuple(replace(key, folds=tuple(sorted(own))) for key, own in folds.items())
+
+
+def testing(model: Model) -> tuple[Model, ...]:
+    """Return the models that predict test cases in its place: itself, or with few labels each of its draws."""
+    if model.labels is None:
+        return (model,)
+    return tuple(replace(model, folds=(fold,)) for fold in model.folds)
 
 
 def groups(study: "Study", trainings: Sequence[Run] | None = None) -> tuple[Group, ...]:
@@ -140,7 +152,8 @@ def groups(study: "Study", trainings: Sequence[Run] | None = None) -> tuple[Grou
                 reference = study.reference if any(m.row == study.reference for m in some) else some[0].row
                 for test in (False, True) if study.test_set else (False,):
                     name = _name(dataset, configuration, labels, test)
-                    found.append(Group(name, dataset, configuration, labels, test, some, reference))
+                    own_models = tuple(each for model in some for each in testing(model)) if test else some
+                    found.append(Group(name, dataset, configuration, labels, test, own_models, reference))
     return _named_once(found)
 
 

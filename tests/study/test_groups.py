@@ -90,6 +90,12 @@ def test_each_number_of_labels_has_a_group_of_its_own(preprocessed: Path) -> Non
     ]
     assert [model.folds for model in found[1].models] == [(6,), (6,)]
     assert found[1].title == f"{NAME}, 3d_fullres, 8 labelled cases, cross-validation"
+    # drawn once more: validated together, but each draw predicts test cases for itself
+    add_reduced_splits("4", [4, 8], seed=1)
+    of_cases, of_test = groups(study(rows=(PLAIN, *few), seeds=(), test_set=True))[2:4]
+    assert [model.folds for model in of_cases.models] == [(6, 8), (6, 8)]
+    assert of_test.test and [model.folds for model in of_test.models] == [(6,), (8,), (6,), (8,)]
+    assert [model.text for model in of_test.models_of(f"few {GASA}")] == [f"few {GASA}, fold {n}" for n in (6, 8)]
 
 
 def test_names_of_groups_name_folders(preprocessed: Path) -> None:

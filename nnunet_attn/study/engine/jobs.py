@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnunet_attn.study.evaluating import has_test_labels
-from nnunet_attn.study.groups import Group, Model, groups, models
+from nnunet_attn.study.groups import Group, Model, groups, models, testing
 from nnunet_attn.study.matrix import Run, runs
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def jobs(study: "Study") -> tuple[Job, ...]:
     for run in trainings:
         found.add_training(run, trainings)
     evaluations = {model: found.add_evaluation(model) for model in models(study)}
-    predictions = {model: found.add_prediction(model) for model in evaluations} if study.test_set else {}
+    tested = [each for model in evaluations for each in testing(model)] if study.test_set else []
+    predictions = {model: found.add_prediction(model) for model in tested}
     for group in groups(study):
         found.add_comparison(group, [(predictions if group.test else evaluations)[model] for model in group.models])
     found.add_report([*evaluations.values(), *predictions.values()])

@@ -49,7 +49,7 @@ def label_curves(
         models: All of the study.
         runs: All of its trainings.
         datasets: Those that are known.
-        tested: Model -> its mean Dice of the test cases.
+        tested: Model -> its mean Dice of the test cases; with few labels a model is one draw.
     """
     if all(model.labels is None for model in models):
         return ()
@@ -57,11 +57,10 @@ def label_curves(
     tested = tested or {}
     of_test = {(model.dataset, model.configuration) for model in tested}
     wanted: dict[tuple[str, str, str], dict[tuple[int, bool], list[float]]] = {}
-    for model in models:
+    untested = [model for model in models if (model.dataset, model.configuration) not in of_test]
+    found = [(model, _finished_dice(model, runs)) for model in untested]
+    for model, values in (*found, *((model, [dice]) for model, dice in tested.items())):
         labels = model.labels if model.labels is not None else _all_cases(model, trained)
-        is_test = (model.dataset, model.configuration) in of_test
-        own = tested.get(model)
-        values = _finished_dice(model, runs) if not is_test else [] if own is None else [own]
         if labels is None or not values:
             continue
         points = wanted.setdefault((model.dataset, model.configuration, model.row), {})

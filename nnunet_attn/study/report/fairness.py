@@ -303,13 +303,6 @@ def _of_test(study: "Study", group: Group, where: str) -> Iterator[Unfair]:
     joined = _rows_by((study.row_named(model.row).ensemble, model.row) for model in several)
     if len(joined) > 1:
         yield Unfair("ensemble", False, f"the mean of other outputs predicts: {_by_value(joined)}", where)
-    if group.labels is not None:
-        number = max(len(model.folds) for model in several)
-        text = (
-            f"networks of {number} draws of {group.labels} labelled cases predict the test cases together, and have "
-            f"learnt from more than {group.labels} cases"
-        )
-        yield Unfair("labels", True, f"{text}; with one draw of each number in splits_final.json they do not", where)
 
 
 def _augmentation(facts: TrainingFacts) -> str | None:

@@ -287,8 +287,6 @@ def test_how_folds_predict_test_cases_together(made: Study) -> None:
     assert joined.text == f"the mean of other outputs predicts: logits: {PLAIN}; softmax: GASA"
     alone = dataclasses.replace(group, models=tuple(dataclasses.replace(m, folds=(0,)) for m in group.models))
     assert told(alone) == []
-    few = told(dataclasses.replace(group, labels=5))
-    assert [each.kind for each in few] == ["labels", "ensemble"] and "2 draws of 5 labelled cases" in few[0].text
 
 
 def test_a_loss_that_was_not_finite(made: Study) -> None:
