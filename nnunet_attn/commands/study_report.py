@@ -17,6 +17,11 @@ def add_parser(actions: Any, default_file: Path) -> None:
     )
     report.add_argument("-o", type=Path, metavar="DIR", help="the study's folder. Default: FILE's name with _results")
     report.add_argument("-np", type=int, default=2, metavar="N", help="processes that evaluate cases. Default: 2")
+    report.add_argument(
+        "--no-pictures",
+        action="store_true",
+        help="name cases and show no image of them, where these are not to be passed on",
+    )
     report.set_defaults(run=_run)
 
 
@@ -42,7 +47,7 @@ def _run(a: argparse.Namespace) -> int:
             lambda label, done, total: status.update(f"evaluating {label}: {done} of {total}"),
         )
         status.update("drawing")
-        files = write_report(data, folder / REPORT)
+        files = write_report(data, folder / REPORT, not a.no_pictures)
     counts = Counter(each.state.kind for each in data.runs)
     console.print(Text(f"{len(data.runs)} trainings: {', '.join(f'{n} {kind}' for kind, n in counts.most_common())}"))
     for each in data.groups:

@@ -127,7 +127,8 @@ def made_report(
 
 def made_study(names: Sequence[str] = NAMES, seeds: Sequence[int | None] = (0, 1)) -> Study:
     """Return a study of these methods; names are not checked, so that anything can be tried on a page."""
-    trainers = [TRAINERS[at % len(TRAINERS)] for at in range(len(names))]
+    others = TRAINERS[1:]  # the first takes no options
+    trainers = [TRAINERS[at] if at < len(TRAINERS) else others[at % len(others)] for at in range(len(names))]
     rows = [
         {"trainer": trainer, "name": f"row {at}", **({"options": {"embed_dim": 20 + at}} if at >= 3 else {})}
         for at, trainer in enumerate(trainers)

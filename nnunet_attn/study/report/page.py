@@ -58,12 +58,13 @@ class Shown:
     svg: Markup | None
 
 
-def page(data: ReportData, logs: Path | None = None) -> str:
+def page(data: ReportData, logs: Path | None = None, pictures: bool = True) -> str:
     """Return the whole page.
 
     Args:
         data: What to show.
         logs: The study's folder, whose logs tell why a job failed; None: nnU-Net's own logs alone.
+        pictures: Whether cases are shown, or named alone: images may not be everybody's to pass on.
     """
     environment = Environment(
         loader=PackageLoader("nnunet_attn.study.report", "."),
@@ -74,10 +75,10 @@ def page(data: ReportData, logs: Path | None = None) -> str:
     )
     environment.globals["cell_attributes"] = _cell_attributes
     environment.filters["breakable"] = _breakable
-    return environment.get_template("report.html.j2").render(_context(data, troubles(data, logs)))
+    return environment.get_template("report.html.j2").render(_context(data, troubles(data, logs), pictures))
 
 
-def _context(data: ReportData, troubled: Sequence[Trouble]) -> dict[str, Any]:
+def _context(data: ReportData, troubled: Sequence[Trouble], pictures: bool) -> dict[str, Any]:
     looks = {row.title: Look(at) for at, row in enumerate(data.rows)}
     groups = [_section(data, each, looks) for each in data.groups]
     here = Path(__file__).parent
@@ -101,7 +102,7 @@ def _context(data: ReportData, troubled: Sequence[Trouble]) -> dict[str, Any]:
         "curves": list(_curves(data, looks)),
         "labels": list(_labels(data, looks)),
         "costs": [(title, fact_tables.costs_table(own)) for title, own in costs_by_dataset(data)],
-        "pictures": list(_pictures(data)),
+        "pictures": list(_pictures(data, pictures)),
         "troubled": troubled,
         "runs": fact_tables.runs_table(data.runs),
         "datasets": [(each, dataset_facts(each), fact_tables.splits_table(each)) for each in data.datasets],
@@ -198,13 +199,13 @@ def costs_by_dataset(data: ReportData) -> list[tuple[str, list[Any]]]:
     return list(found.items())
 
 
-def _pictures(data: ReportData) -> Iterable[tuple[str, list[Shown]]]:
+def _pictures(data: ReportData, wanted: bool) -> Iterable[tuple[str, list[Shown]]]:
     left = MOST_PICTURE_BYTES
     for at, report in enumerate(data.groups):
         shown = []
         for number, pick in enumerate(report.picks):
-            svg, why = (None, "Not shown, to keep this page small.")
-            if left > 0:
+            svg, why = (None, "Not shown, to keep this page small." if wanted else "Pictures were left out.")
+            if wanted and left > 0:
                 svg, why = case_svg(pick, f"case-{at}-{number}", _dataset_json(report.group.dataset, pick))
                 left -= len(svg or "")
             text = " ".join(part for part in (pick_text(pick), why) if part)

@@ -21,12 +21,13 @@ PAGE = "report.html"
 FILES = (PAGE, "report.md", "tables.tex", "results.csv", "cases.csv", "costs.csv", "curves.csv", "trainings.csv")
 
 
-def write_report(data: ReportData, folder: Path) -> list[Path]:
+def write_report(data: ReportData, folder: Path, pictures: bool = True) -> list[Path]:
     """Write a report; files of an earlier one in the same folder are replaced.
 
     Args:
         data: What to show.
         folder: The folder `report` of a study's; logs of jobs are looked for beside it.
+        pictures: Whether the page shows cases, or names them alone.
     Returns:
         The files, `report.html` first. A CSV file of which there is nothing is left out.
     Raises:
@@ -35,7 +36,7 @@ def write_report(data: ReportData, folder: Path) -> list[Path]:
     check_output(folder)
     study_folder = folder.resolve().parent
     texts = {
-        PAGE: page(data, study_folder),
+        PAGE: page(data, study_folder, pictures),
         "report.md": markdown_text(data, troubles(data, study_folder)),
         "tables.tex": latex_text(data),
     }

@@ -17,7 +17,7 @@ from nnunet_attn.study.report import words
 from nnunet_attn.study.report.model import ReportData
 from nnunet_attn.study.report.page import page
 from nnunet_attn.study.report.trouble import last_lines, troubles
-from tests.made.report import DATASET, NAMES, made_report
+from tests.made.report import DATASET, NAMES, made_pick, made_report
 
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr", "line", "path", "use", "image"}
 
@@ -210,6 +210,19 @@ def test_a_progress_bar_is_one_line(tmp_path):
     log.write_bytes(b"begin\r\n 10%\r 20%\r100%\nend \xff\n")
     assert last_lines(log) == "begin\n100%\nend \N{REPLACEMENT CHARACTER}"
     assert last_lines(tmp_path / "none.txt") == ""
+
+
+def test_pictures_can_be_left_out(tmp_path):
+    data = small_report(picks=[made_pick(tmp_path)])
+    shown, bare = page(data), page(data, pictures=False)
+    assert "data:image/jpeg" in shown and "Pictures were left out." not in shown
+    assert "data:image" not in bare and bare.count("Pictures were left out.") == 1
+
+
+def test_many_methods_do_not_push_the_result_down():
+    few, many = page(small_report()), page(small_report(names=tuple("abcdef")))
+    title = "The methods: trainers, plans, options, optimisers</summary>"
+    assert title not in few and title in many
 
 
 def test_nothing_finished_is_a_page_too():
