@@ -15,6 +15,7 @@ from nnunet_attn.benchmark.null_rates_page import null_rates_page
 from nnunet_attn.benchmark.patches_page import patches_page
 from nnunet_attn.benchmark.position_page import position_page
 from nnunet_attn.benchmark.pretraining_page import pretraining_page
+from nnunet_attn.benchmark.studies_page import studies_page
 from nnunet_attn.benchmark.window_page import tokens_page, window_page
 from nnunet_attn.errors import InputError
 
@@ -37,6 +38,7 @@ _TITLES = {
     "pretraining": "Pre-training where few labels are",
     "evaluation": "Speed and agreement of the metrics",
     "null-rates": "Paired tests where no method is better",
+    "studies": "Studies",
 }
 
 _NO_CUDA = """
@@ -240,6 +242,7 @@ def pages(folder: Path) -> dict[str, str]:
             "pretraining": pretraining_page,
             "evaluation": evaluation_page,
             "null-rates": null_rates_page,
+            "studies": studies_page,
         }
         found = {kind: results for kind in kinds if (results := read(f"{kind}-*.json"))}
         everything = [result for results in found.values() for result in results.values()]
