@@ -46,6 +46,8 @@ def _run(a: argparse.Namespace) -> int:
             a.np,
             lambda label, done, total: status.update(f"evaluating {label}: {done} of {total}"),
         )
+        if not data.runs:
+            raise InputError("; ".join(data.problems) or f"{a.file}: no training of this study is known")
         status.update("drawing")
         files = write_report(data, folder / REPORT, not a.no_pictures)
     counts = Counter(each.state.kind for each in data.runs)

@@ -52,7 +52,8 @@ def check_plans(study: "Study", row: "Row", name: str) -> tuple[dict[str, Any] |
     try:
         plans = derived_plans(study, row, name)
     except InputError as error:
-        return None, [Finding(what, "problem", str(error), "" if "run: " in str(error) else _plan(name))]
+        has_remedy = "run: " in str(error) or "correct configurations" in str(error)
+        return None, [Finding(what, "problem", str(error), "" if has_remedy else _plan(name))]
     findings = []
     for configuration in study.configurations_of(row):
         try:

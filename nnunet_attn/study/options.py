@@ -54,7 +54,8 @@ def derived_plans(study: "Study", row: "Row", dataset: str) -> dict[str, Any]:
     for wanted in study.configurations_of(row):
         if wanted not in configurations:
             raise InputError(
-                f"{study.plans_of(row)} of {name} has no configuration {wanted}; there are {', '.join(configurations)}"
+                f"{study.plans_of(row)} of {name} has no configuration {wanted}; "
+                f"there are {', '.join(configurations)}: correct configurations"
             )
     derived = derived_plans_name(study, row)
     network = row.parsed.network
@@ -157,8 +158,12 @@ def _read(file: Path, dataset: str) -> dict[str, Any]:
     try:
         plans = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        from nnunet_attn.study.engine.preparing import PLANNERS
+
+        planner = f" -pl {PLANNERS[file.stem]}" if PLANNERS.get(file.stem) else ""
         raise InputError(
             f"{dataset} has no plans {file.stem} ({file}); run: nnUNetv2_plan_and_preprocess -d {int(dataset[7:10])}"
+            f"{planner}"
         ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); plan the data set again") from error

@@ -109,7 +109,7 @@ def runs_table(runs: Sequence[RunInfo]) -> Table:
         Column("fold"),
         Column("state", is_text=True),
         Column("epochs"),
-        Column("seconds an epoch"),
+        Column("seconds from epoch to epoch"),
         Column("mean Dice"),
         Column("remark", is_text=True, is_wide=True),
     ]

@@ -93,7 +93,11 @@ def verdict(report: GroupReport, metric: str) -> list[tuple[str, str]]:
         "equal": f"Not told apart from {reference} in {title}",
     }
     sentences = [(kind, f"{begin[kind]}: {'; '.join(rows)}.") for kind, rows in told.items() if rows]
-    if any(row.has_few_pairs for row in table.rows):
+    least = 2 / 2 ** min((row.difference.paired.n_pairs for row in table.rows if row.difference), default=0)
+    if least >= 1 - comparison.confidence:
+        text = f"With so few {unit} the p of Wilcoxon's test cannot be below {least:.3g}, whatever the difference is"
+        sentences.append(("few", f"{text}: this comparison can tell nothing apart."))
+    elif any(row.has_few_pairs for row in table.rows):
         sentences.append(
             (
                 "few",
