@@ -88,13 +88,14 @@ def test_running_killed_interrupted_and_continued(
     assert (alive.kind, alive.epochs, dead.kind, dead.epochs) == ("running", 1000, "stopped", 1000)
     assert alive.eta_seconds is not None
     assert alive.seconds_per_epoch is not None
-    assert alive.eta_seconds > 900 * alive.seconds_per_epoch
+    assert alive.epoch is not None
+    assert alive.eta_seconds > (1000 - alive.epoch - 2) * alive.seconds_per_epoch  # the one that runs is partly done
     assert alive.dice is not None
     assert 0 <= alive.dice <= 1
     assert dead.epoch is not None
     assert dead.epoch >= 1
     assert dead.message is not None
-    assert dead.message.startswith("no line for 15m")
+    assert re.match(r"no line for 1[5-9]m", dead.message)  # a busy machine may take a minute more
     finish = next_command(found[1], dead)
     assert finish == f"nnUNetv2_train {workspace.name} 3d_fullres 1 -tr nnUNetTrainer -p {TINY} --c"
 
@@ -116,7 +117,7 @@ def test_running_killed_interrupted_and_continued(
 
     for process in (running, again):  # Ctrl-C: nnU-Net writes nothing of it into the log
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
+        process.wait(timeout=180)
         assert process.returncode != 0
     for folder in folders:
         assert "Traceback" not in log_files(folder)[-1].read_text()
