@@ -81,10 +81,11 @@ def test_running_killed_interrupted_and_continued(
         _until(folder, lambda state: (state.epoch or 0) >= 1)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    now = time.time()
     age(folders[1], 900)
 
     found = [each for each in find_trainings(workspace.name) if each.plans == TINY]
-    alive, dead = read_states(found)
+    alive, dead = read_states(found, now)
     assert (alive.kind, alive.epochs, dead.kind, dead.epochs) == ("running", 1000, "stopped", 1000)
     assert alive.eta_seconds is not None
     assert alive.seconds_per_epoch is not None
@@ -95,7 +96,7 @@ def test_running_killed_interrupted_and_continued(
     assert dead.epoch is not None
     assert dead.epoch >= 1
     assert dead.message is not None
-    assert re.match(r"no line for 1[5-9]m", dead.message)  # a busy machine may take a minute more
+    assert dead.message.startswith("no line for 15m")
     finish = next_command(found[1], dead)
     assert finish == f"nnUNetv2_train {workspace.name} 3d_fullres 1 -tr nnUNetTrainer -p {TINY} --c"
 
@@ -117,7 +118,7 @@ def test_running_killed_interrupted_and_continued(
 
     for process in (running, again):  # Ctrl-C: nnU-Net writes nothing of it into the log
         os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=180)
+        process.wait(timeout=60)
         assert process.returncode != 0
     for folder in folders:
         assert "Traceback" not in log_files(folder)[-1].read_text()
