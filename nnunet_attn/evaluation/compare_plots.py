@@ -14,21 +14,12 @@ from numpy.typing import NDArray
 from nnunet_attn.evaluation.compare_labels import shared_note, short_names, text_width, widest, wrapped
 from nnunet_attn.evaluation.compare_results import Comparison, Difference, MetricResult
 from nnunet_attn.evaluation.compare_tables import TESTED_TITLES, percent
+from nnunet_attn.evaluation.drawing import FONT_SIZE, SMALL, style_with
 from nnunet_attn.evaluation.results import LARGER_IS_BETTER
 
 FORMATS = ("png", "svg")
 # Okabe and Ito's colours, told apart by colour-blind readers too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#000000")
-FONT_SIZE, SMALL = 8.0, 7.0
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "nnunet-attn",  # the same picture is the same file
-    "svg.fonttype": "none",  # names can be searched and edited
-    "text.parse_math": False,  # names may have a dollar
-    "text.hinting": "none",  # text is as wide as it was measured
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "font.size": FONT_SIZE,
-}
 
 # inches: the room of everything is known before it is drawn, so that nothing is cut off
 _AXES_WIDTH = 4.8
@@ -59,8 +50,8 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def drawing_style() -> dict[Any, Any]:
-    """Return matplotlib's settings for our pictures: its defaults with a few changes; the backend stays as it is."""
-    return {**{key: each for key, each in matplotlib.rcParamsDefault.items() if "backend" not in key}, **_STYLE}
+    """Return matplotlib's settings for plots."""
+    return style_with({"axes.spines.top": False, "axes.spines.right": False})
 
 
 def difference_plot(comparison: Comparison, metric: str) -> Figure:

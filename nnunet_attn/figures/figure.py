@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.evaluation.compare_labels import text_width, wrapped
+from nnunet_attn.evaluation.drawing import FONT_SIZE, SMALL, style_with
 from nnunet_attn.figures.cases import Shown, classes_of, described, load_case, mean_dice, show_case
 from nnunet_attn.figures.panels import (
     ERRORS,
@@ -29,15 +30,6 @@ from nnunet_attn.figures.panels import (
 )
 from nnunet_attn.figures.request import FigureCase, FigureOptions
 
-FONT_SIZE, SMALL = 8.0, 7.0
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "nnunet-attn",  # the same picture is the same file
-    "svg.fonttype": "none",  # names can be searched and edited
-    "text.parse_math": False,  # names may have a dollar
-    "text.hinting": "none",  # text is as wide as it was measured
-    "font.size": FONT_SIZE,
-    "contour.negative_linestyle": "solid",
-}
 _OTHERS = 2  # columns that are no method's: image and reference
 _SEVERAL = 4  # classes whose Dice stands below a panel, beside their mean
 
@@ -101,8 +93,8 @@ def cases_figure(cases: Sequence[FigureCase], options: FigureOptions | None = No
 
 
 def drawing_style() -> dict[Any, Any]:
-    """Return matplotlib's settings for these figures: its defaults with a few changes; the backend stays as it is."""
-    return {**{key: each for key, each in matplotlib.rcParamsDefault.items() if "backend" not in key}, **_STYLE}
+    """Return matplotlib's settings for these figures."""
+    return style_with({"contour.negative_linestyle": "solid"})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -250,9 +250,9 @@ def answer(task: Mapping[str, Any]) -> dict[str, Any]:
             torch.cuda.empty_cache()
 
 
-def main(arguments: list[str]) -> int:
-    """Answer the tasks of a file."""
-    tasks = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+def answer_file(file: Path, answer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    """Print the answers to the tasks of a file, one line of JSON each."""
+    tasks = json.loads(file.read_text(encoding="utf-8"))
     os.environ[COMPILE_VARIABLE] = "f"  # it would take minutes to start
     warnings.simplefilter("ignore")
     answers = sys.stdout
@@ -261,6 +261,11 @@ def main(arguments: list[str]) -> int:
             told = json.dumps(answer(task))
         answers.write(f"{told}\n")
         answers.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """Answer the tasks of a file."""
+    answer_file(Path(arguments[0]), answer)
     return 0
 
 

@@ -161,27 +161,20 @@ class _Jobs:
         )
 
     def add_evaluation(self, model: Model) -> str:
-        measured = {name: getattr(self.study, name) for name in ("metrics", "tolerance", "surface")}
-        return self._add(
-            *("evaluate", *_model_parts(model)),
-            kind="evaluate",
-            needs=_trainings(model),
-            text=f"evaluate {model.text}, {model.dataset}, {model.configuration}",
-            dataset=model.dataset,
-            row=model.row,
-            configuration=model.configuration,
-            model=model,
-            settings=_json(measured),
-        )
+        return self._add_of_model("evaluate", model, "evaluate")
 
     def add_prediction(self, model: Model) -> str:
         ensemble = self.study.row_named(model.row).ensemble
+        more = [ensemble] if ensemble != "logits" else []
+        return self._add_of_model("predict", model, "predict the test set with", *more)
+
+    def _add_of_model(self, kind: Kind, model: Model, verb: str, *more: str) -> str:
         measured = {name: getattr(self.study, name) for name in ("metrics", "tolerance", "surface")}
         return self._add(
-            *("predict", *_model_parts(model), *([ensemble] if ensemble != "logits" else [])),
-            kind="predict",
+            *(kind, *_model_parts(model), *more),
+            kind=kind,
             needs=_trainings(model),
-            text=f"predict the test set with {model.text}, {model.dataset}, {model.configuration}",
+            text=f"{verb} {model.text}, {model.dataset}, {model.configuration}",
             dataset=model.dataset,
             row=model.row,
             configuration=model.configuration,

@@ -3,12 +3,7 @@
 `python -m nnunet_attn.study.report.cost_step TASKS.json`; `nnunet_attn.study.report.costs` starts it.
 """
 
-import contextlib
-import io
-import json
-import os
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_attn.benchmark.measure import forward_flops
-from nnunet_attn.doctor import COMPILE_VARIABLE
 from nnunet_attn.study import dry_step
 
 
@@ -50,16 +44,8 @@ def answer(task: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Answer the tasks of a file, one line of JSON each."""
-    tasks = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    os.environ[COMPILE_VARIABLE] = "f"
-    warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    answers = sys.stdout
-    for task in tasks:
-        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net prints
-            told = json.dumps(answer(task))
-        answers.write(f"{told}\n")
-        answers.flush()
+    dry_step.answer_file(Path(arguments[0]), answer)
     return 0
 
 
