@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_attn.architectures.registry import NETWORKS
 from nnunet_attn.errors import InputError
+from nnunet_attn.study.engine.preparing import PLANNERS, check_planner
 from nnunet_attn.study.findings import Finding
 from nnunet_attn.study.matrix import Run, nnunet_folder
 from nnunet_attn.study.options import PLANS_KEY, derived_plans, resolved
@@ -18,7 +19,9 @@ NNUNET_FOLDS = 5  # of the splits that nnU-Net makes where there are none
 
 
 def check_dataset(study: "Study", name: str) -> Iterator[Finding]:
-    """Check that a data set is registered and planned, that its splits have the study's folds, and its test set.
+    """Check that a data set is registered, that its splits have the study's folds, and its test set.
+
+    One that is registered and not planned is no problem: `study run` plans it.
 
     Args:
         study: The study.
@@ -28,9 +31,10 @@ def check_dataset(study: "Study", name: str) -> Iterator[Finding]:
     if not (folder / "dataset.json").is_file():
         if not (raw / "dataset.json").is_file():
             yield Finding(name, "problem", f"not registered: {raw} has no dataset.json", "nnunet-attn register --help")
-        else:
-            text = f"registered, but not planned: {folder} has no dataset.json"
-            yield Finding(name, "problem", text, _plan(name))
+            return
+        yield Finding(name, "ok", "registered")
+        if study.test_set:
+            yield _test_set(name, raw)
         return
     try:
         _json(folder / "dataset.json")
@@ -46,10 +50,16 @@ def check_dataset(study: "Study", name: str) -> Iterator[Finding]:
 def check_plans(study: "Study", row: "Row", name: str) -> tuple[dict[str, Any] | None, list[Finding]]:
     """Return the plans that a row trains with on a data set, None if there are none, and what was found about them.
 
-    Checks that the data are preprocessed for each configuration, and that the first stage of a cascade is known.
+    Checks that they are there or can be made by `study run`, that the data are preprocessed for each configuration, and
+    that the first stage of a cascade is known.
     """
     what = f"{row.title} on {name}"
+    origin = study.plans_of(row)
     try:
+        if not is_planned(name, origin):
+            check_planner(name, origin)
+            text = "not planned yet: study run does it, but networks, memory and disk cannot be checked before"
+            return None, [Finding(f"{name}, {origin}", "warning", text, f"{_plan(name, origin)}, then check again")]
         plans = derived_plans(study, row, name)
     except InputError as error:
         has_remedy = "run: " in str(error) or "correct configurations" in str(error)
@@ -61,7 +71,7 @@ def check_plans(study: "Study", row: "Row", name: str) -> tuple[dict[str, Any] |
         except InputError as error:
             findings.append(Finding(what, "problem", str(error), _plan(name)))
             continue
-        findings += _preprocessed(name, study.plans_of(row), configuration, entry)
+        findings += _preprocessed(name, origin, configuration, entry)
         stage = entry.get("previous_stage")
         if stage is not None and stage not in study.configurations_of(row):
             text = f"{configuration} reads what {stage} has predicted, and the study does not train that for this row"
@@ -99,8 +109,8 @@ def check_cases(study: "Study", names: list[str]) -> Iterator[Finding]:
     there: set[str] = set()
     for name in names:
         folder = nnunet_folder("nnUNet_preprocessed") / name / "gt_segmentations"
-        tests = nnunet_folder("nnUNet_raw") / name / "labelsTs"
-        there |= {path.name.split(".")[0] for each in (folder, tests) if each.is_dir() for path in each.iterdir()}
+        raw = [nnunet_folder("nnUNet_raw") / name / each for each in ("labelsTr", "labelsTs")]
+        there |= {path.name.split(".")[0] for each in (folder, *raw) if each.is_dir() for path in each.iterdir()}
     lost = [case for case in study.cases if case not in there]
     if lost:
         text = f"{', '.join(lost)}: no labels of this name in {', '.join(names)}"
@@ -124,13 +134,14 @@ def _without_notes(entry: Mapping[str, Any], asked: Any) -> dict[str, Any]:
 def _preprocessed(name: str, plans_name: str, configuration: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
     folder = nnunet_folder("nnUNet_preprocessed") / name
     what, data = f"{name}, {configuration}", folder / str(entry.get("data_identifier"))
-    remedy = f"nnUNetv2_preprocess -d {_number(name)} -plans_name {plans_name} -c {configuration}"
     wanted = _json(folder / "dataset.json").get("numTraining")
     count = sum(1 for _ in data.glob("*.pkl")) if data.is_dir() else 0
     if not count:
-        yield Finding(what, "problem", f"not preprocessed: {data} has no cases", remedy)
+        yield Finding(what, "ok", "not preprocessed yet: study run does it")
     elif isinstance(wanted, int) and count < wanted:
-        yield Finding(what, "problem", f"{data} has {count} of {wanted} cases", remedy)
+        text = f"{data} has {count} of {wanted} cases: study run preprocesses all again"
+        remedy = f"nnUNetv2_preprocess -d {_number(name)} -plans_name {plans_name} -c {configuration}"
+        yield Finding(what, "warning", text, f"wait, if it is being preprocessed; else {remedy}")
     else:
         yield Finding(what, "ok", f"{count} cases preprocessed")
 
@@ -182,8 +193,15 @@ def _json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _plan(name: str) -> str:
-    return f"nnUNetv2_plan_and_preprocess -d {_number(name)}"
+def is_planned(name: str, plans: str) -> bool:
+    """Return whether nnU-Net has made plans of a name for a data set."""
+    folder = nnunet_folder("nnUNet_preprocessed") / name
+    return all((folder / file).is_file() for file in ("dataset.json", f"{plans}.json"))
+
+
+def _plan(name: str, plans: str = "nnUNetPlans") -> str:
+    planner = PLANNERS.get(plans)
+    return f"nnUNetv2_plan_and_preprocess -d {_number(name)}{f' -pl {planner}' if planner else ''}"
 
 
 def _number(name: str) -> str:

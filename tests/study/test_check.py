@@ -89,16 +89,48 @@ def _lose(ready: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("lost", "text", "remedy"),
     [
-        ("dataset.json", "registered, but not planned", "nnUNetv2_plan_and_preprocess -d 4"),
-        ("nnUNetPlans.json", "has no plans nnUNetPlans", ""),
-        ("nnUNetPlans_made_3d", "not preprocessed", "nnUNetv2_preprocess -d 4 -plans_name nnUNetPlans -c 3d_fullres"),
-        ("nnUNetPlans_made_3d/case_3.pkl", "has 4 of 5 cases", "nnUNetv2_preprocess -d 4"),
+        ("dataset.json", "not planned yet", "nnUNetv2_plan_and_preprocess -d 4, then check again"),
+        ("nnUNetPlans.json", "not planned yet", "nnUNetv2_plan_and_preprocess -d 4, then check again"),
+        ("nnUNetPlans_made_3d/case_3.pkl", "has 4 of 5 cases", "wait, if it is being preprocessed; else nnUNetv2_prep"),
     ],
 )
-def test_what_is_missing_of_a_data_set_is_a_problem(ready: Path, lost: str, text: str, remedy: str) -> None:
+def test_what_the_run_makes_first_is_warned_about_where_it_keeps_something_from_being_checked(
+    ready: Path, lost: str, text: str, remedy: str
+) -> None:
     _lose(ready, lost)
+    found = only(checked(study_of()), "warning")
+    assert text in found.text and found.remedy.startswith(remedy)
+
+
+def test_data_that_are_not_preprocessed_yet_are_no_problem(ready: Path) -> None:
+    _lose(ready, "nnUNetPlans_made_3d")
     report = checked(study_of())
-    assert any(text in each.text and each.remedy.startswith(remedy) for each in report.problems)
+    assert not report.problems and not report.warnings
+    assert any(each.text == "not preprocessed yet: study run does it" for each in report.findings)
+
+
+def test_a_data_set_that_is_registered_only_can_be_checked(ready: Path) -> None:
+    labels = ready.parents[1] / "raw" / DATASET / "labelsTr"
+    labels.mkdir()
+    (labels / "case_1.nii.gz").touch()
+    shutil.rmtree(ready)
+    report = checked(study_of(cases=["case_1"]))
+    assert only(report, "warning").what == f"{DATASET}, nnUNetPlans"
+    assert report.cost is not None and report.cost.trainings == 4
+    assert "has no images" in checked(study_of(test_set=True)).problems[0].text
+
+
+def test_plans_that_only_their_user_can_make_are_a_problem(ready: Path) -> None:
+    found = checked(study_of(plans="nnUNetMinePlans")).problems
+    assert found and all("-overwrite_plans_name nnUNetMinePlans" in each.text for each in found)
+    found = only(checked(study_of(plans="nnUNetResEncUNetLPlans")), "warning")
+    assert found.remedy.startswith("nnUNetv2_plan_and_preprocess -d 4 -pl nnUNetPlannerResEncL")
+
+
+def test_a_data_set_that_is_nowhere_registered_is_a_problem(ready: Path) -> None:
+    for folder in (ready, ready.parents[1] / "raw" / DATASET):
+        (folder / "dataset.json").unlink()
+    assert any("not registered" in each.text for each in checked(study_of()).problems)
 
 
 def test_an_unknown_data_set_is_a_problem(ready: Path) -> None:
@@ -297,7 +329,7 @@ def test_the_command_prints_findings_jobs_and_hours(
     assert "jobs: 1 training, 0 of them done" in printed
     assert "training time: unknown for nnUNetTrainerGASA: nothing like it was trained here" in printed
     assert printed.endswith("no problems, 1 warning\n")
-    _lose(ready, "nnUNetPlans_made_3d")
+    file = write("datasets: [4]\nfolds: [7]\ntrainers: [nnUNetTrainerGASA]\n")
     assert main(["study", "check", str(file)]) == 2
     assert "1 problem, 1 warning: the study cannot run like this" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nnunet_attn.errors import InputError
 from nnunet_attn.paths import NNUNET_FOLDERS, make_folder
-from nnunet_attn.study.check_data import check_dataset, check_results
+from nnunet_attn.study.check_data import check_dataset, check_results, is_planned
 from nnunet_attn.study.cost import free_disk_bytes
 from nnunet_attn.study.engine.preparing import check_planner
 from nnunet_attn.study.findings import Finding
@@ -82,16 +82,11 @@ def check_startable(study: "Study") -> tuple[Run, ...]:
 
 def _problems(study: "Study", trainings: Sequence[Run]) -> Iterator[Finding]:
     for name in dict.fromkeys(run.dataset for run in trainings):
-        raw, planned = (nnunet_folder(variable) / name for variable in ("nnUNet_raw", "nnUNet_preprocessed"))
-        if (planned / "dataset.json").is_file() or not (raw / "dataset.json").is_file():
-            yield from check_dataset(study, name)
-        elif study.test_set and not any((raw / "imagesTs").glob("*")):
-            text = f"{raw / 'imagesTs'} has no images"
-            yield Finding(f"{name}, test set", "problem", text, "put them there, or test_set: false")
+        yield from check_dataset(study, name)
         for row in study.rows:
             what = f"{row.title} on {name}"
             try:
-                if not (planned / f"{study.plans_of(row)}.json").is_file():
+                if not is_planned(name, study.plans_of(row)):
                     check_planner(name, study.plans_of(row))
                     continue
                 plans = derived_plans(study, row, name)
