@@ -1,6 +1,8 @@
 """Fixtures for all tests; `gpu` tests are skipped where there is no CUDA."""
 
 import importlib.util
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+# Read as PyTorch is imported, here and in what tests start: two processes of tests share the cores, nnU-Net asks for a
+# thread a core, and threads that wait for a busy core take it from those that compute.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from nnunet_attn.paths import trainers_dir
@@ -18,11 +26,16 @@ SHARING = {
     "slurm": (f"{INTEGRATION}slurm/",),
 }
 """Files, by their names' beginnings, that share what takes long to make."""
+ALONE = ("architectures/test_compile.py", "trainers/test_contract.py")
+"""Long files whose tests share nothing: each test is a group of its own."""
 
 
 def pytest_configure() -> None:
     """Compute on one core: tests are small, and threads that wait for a busy core cost more than they bring."""
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell that starts pytest in the background lets Ctrl-C be ignored, also by what tests start and interrupt
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -42,6 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def group_of(test: str) -> str:
     """Return the group of a test whose tests one of pytest-xdist's processes runs: its file, or files that share."""
     file = test.split("::")[0]
+    if file.endswith(ALONE):
+        return test
     return next((group for group, files in SHARING.items() if file.startswith(files)), file)
 
 

@@ -1,9 +1,12 @@
 """Becomes a command that holds locks: `python -m nnunet_attn.study.engine.locked_exec LOCK... -- COMMAND...`.
 
-The locks have this process's number, which the command keeps, so that they are held just as long as it lives.
+The locks have this process's number, which the command keeps, so that they are held just as long as it lives. Its
+session is its own, in which no terminal interrupts it: it heeds the SIGINT by which it is told to end, also where a
+shell has started all this in the background, and lets SIGINT be ignored there.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +28,7 @@ def main(words: Sequence[str]) -> int:
     locks = [Path(word) for word in options if not word.startswith(STALE)]
     if os.getsid(0) != os.getpid() and os.getpgrp() != os.getpid():
         os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the command has the default, then
     taken: list[Path] = []
     try:
         for lock in locks:

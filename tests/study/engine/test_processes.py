@@ -212,3 +212,13 @@ def test_a_command_outlives_its_killed_parent_and_holds_its_lock(
     assert claimed(file)
     assert read_lock(file) == own_lock(file)
     _until(lambda: not _group_lives(lock.pid))
+
+
+def test_a_command_heeds_the_interrupt_that_a_shell_in_the_background_lets_be_ignored() -> None:
+    exec_it = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    told = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    command = [sys.executable, "-m", "nnunet_attn.study.engine.locked_exec", "--", *PYTHON, told]
+    assert subprocess.check_output([*PYTHON, exec_it, *command], text=True) == "True\n"
+    assert subprocess.check_output([*PYTHON, exec_it, *PYTHON, told], text=True) == "False\n"
