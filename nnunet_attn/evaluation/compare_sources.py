@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.description import plans_digest, unreadable_told
+from nnunet_attn.evaluation.description import unreadable_told
 from nnunet_attn.evaluation.evaluate import FOLDS, evaluate_cross_validation, evaluate_folder, result_files
 from nnunet_attn.evaluation.pairs import Model, find_model
-from nnunet_attn.evaluation.results import Evaluation, Origin, Settings, read_evaluation
+from nnunet_attn.evaluation.results import Evaluation, Settings, read_evaluation
 from nnunet_attn.evaluation.settings import chosen_settings
 from nnunet_attn.json_files import read_json
 
@@ -113,7 +113,7 @@ def predicted_tests(
     """
     from nnunetv2.paths import nnUNet_raw
 
-    from nnunet_attn.inference.predict_test_request import PredictTestRequest, command_of
+    from nnunet_attn.inference.predict_test_request import PredictTestRequest, command_of, origin_of
 
     labels, models = trained.labels(), trained.models()
     if not nnUNet_raw.is_set():
@@ -143,27 +143,15 @@ def predicted_tests(
     earlier = [_earlier(folder, trained.preset) for folder in folders]
     settings = _shared_settings(earlier, trained.preset)
     found = []
-    for label, model, folder, before in zip(labels, models, folders, earlier, strict=True):
-        plans = model.folder / "plans.json"
-        origin = Origin(
-            "folder",
-            model.dataset,
-            model.trainer,
-            model.plans,
-            model.configuration,
-            trained.folds,
-            checkpoint,
-            ensemble if len(trained.folds) > 1 else None,
-            plans_digest(plans, model.configuration),
-        )
+    for label, model, request, folder, before in zip(labels, models, requests, folders, earlier, strict=True):
         found.append(
             evaluate_folder(
                 folder,
                 references,
                 dataset_json=model.folder / "dataset.json",
-                plans_json=plans,
+                plans_json=model.folder / "plans.json",
                 settings=settings if before is None else before.settings,
-                origin=origin,
+                origin=origin_of(request, model.dataset, model.trainer, model.folder),
                 processes=processes,
                 progress=_named(progress, label),
             )

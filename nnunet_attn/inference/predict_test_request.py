@@ -187,7 +187,20 @@ def _checked(request: PredictTestRequest, dataset: str, trainer: str, raw: Path)
     output = _output(request, model, trainer)
     made = made_record(settings, checkpoints, inputs)
     _check_output(output, made, request.overwrite)
-    origin = Origin(
+    origin = origin_of(request, dataset, trainer, model)
+    return ModelToPredict(trainer, output, images, labels, ending, reader, previous, made, origin)
+
+
+def origin_of(request: PredictTestRequest, dataset: str, trainer: str, model: Path) -> Origin:
+    """Return what an evaluation of a model's predictions says of where they come from.
+
+    Args:
+        request: What is predicted, and how.
+        dataset: `DatasetNNN_Name`.
+        trainer: Full name.
+        model: Its folder in nnUNet_results.
+    """
+    return Origin(
         "folder",
         dataset,
         trainer,
@@ -198,7 +211,6 @@ def _checked(request: PredictTestRequest, dataset: str, trainer: str, raw: Path)
         request.ensemble if len(request.folds) > 1 else None,
         plans_digest(model / "plans.json", request.configuration),
     )
-    return ModelToPredict(trainer, output, images, labels, ending, reader, previous, made, origin)
 
 
 def cases_in(images: Path, ending: str, channels: int) -> dict[str, list[Path]]:

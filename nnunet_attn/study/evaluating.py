@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_attn.errors import InputError
-from nnunet_attn.evaluation.results import Evaluation, Origin, Settings
+from nnunet_attn.evaluation.results import Evaluation, Settings
 from nnunet_attn.study.groups import Group, Model
 from nnunet_attn.study.matrix import nnunet_folder
 from nnunet_attn.study.state import read_state
@@ -58,8 +58,7 @@ def finished_folds(model: Model) -> tuple[int, ...]:
 
 def is_finished(fold_folder: Path) -> bool:
     """Whether a training is done; one whose files were copied without logs and checkpoints counts by its validation."""
-    state = read_state(fold_folder)
-    return state.kind == "done" or (state.kind == "foreign" and (fold_folder / "validation" / "summary.json").is_file())
+    return read_state(fold_folder).kind == "done"
 
 
 def evaluate_model(
@@ -162,29 +161,16 @@ def evaluate_test(study: "Study", model: Model, processes: int = 2, progress: Pr
     Raises:
         InputError: If they are not predicted, or the labels do not fit them.
     """
-    from nnunet_attn.evaluation.description import plans_digest
     from nnunet_attn.evaluation.evaluate import evaluate_folder
+    from nnunet_attn.inference.predict_test_request import origin_of
 
-    request, folder = request_of(study, model), predictions_folder(study, model)
-    plans = model.folder / "plans.json"
-    origin = Origin(
-        "folder",
-        model.dataset,
-        model.trainer,
-        model.plans,
-        model.configuration,
-        model.folds,
-        CHECKPOINT,
-        request.ensemble if len(model.folds) > 1 else None,
-        plans_digest(plans, model.configuration),
-    )
     return evaluate_folder(
-        folder,
+        predictions_folder(study, model),
         nnunet_folder("nnUNet_raw") / model.dataset / "labelsTs",
         dataset_json=model.folder / "dataset.json",
-        plans_json=plans,
+        plans_json=model.folder / "plans.json",
         settings=study_settings(study),
-        origin=origin,
+        origin=origin_of(request_of(study, model), model.dataset, model.trainer, model.folder),
         processes=processes,
         progress=None if progress is None else lambda done, total: progress(model.text, done, total),
     )

@@ -39,7 +39,8 @@ class RunState:
     Args:
         kind: `waiting`: nothing is there; `running`: the log was written to lately; `validating`: likewise, with all
             epochs done; `stopped`: no sign of life, by Ctrl-C, a crash or a kill, which look alike in nnU-Net's files;
-            `failed`: the log ends with an error; `done`: trained and validated; `foreign`: files, but no training log.
+            `failed`: the log ends with an error; `done`: trained and validated; `foreign`: files, but neither a log nor
+            a validation.
         epoch: Finished epochs.
         epochs: Epochs of the whole training; None where no file tells.
         seconds_per_epoch: From one epoch's start to the next one's, the median of the last ones.
@@ -146,9 +147,10 @@ def _without_log(fold_folder: Path) -> RunState:
     if not there:
         return RunState("running" if _lock_alive(fold_folder) else "waiting")
     dice = _validation_dice(fold_folder)
-    if dice is not None and "checkpoint_final.pth" in there:
-        return RunState("done", dice=None if math.isnan(dice) else dice, message="without a training log")
-    return RunState("foreign", message="files, but no training log of nnU-Net v2")
+    if dice is not None:
+        lacks = "a training log" if "checkpoint_final.pth" in there else "a training log and the final checkpoint"
+        return RunState("done", dice=None if math.isnan(dice) else dice, message=f"without {lacks}")
+    return RunState("foreign", message="files, but neither a training log of nnU-Net v2 nor a validation")
 
 
 def _planned_epochs(fold_folder: Path, at_least: int) -> int | None:

@@ -66,6 +66,15 @@ def write_study_results(
     return environment
 
 
+def write_whole_study(root: Path, patch: pytest.MonkeyPatch) -> Study:
+    """Write a study of two rows, two folds and two seeds, all of it done, and let the environment name its folders."""
+    described = study(metrics=("dice",))
+    for key, value in write_study_results(root, described, {"nnUNetTrainerPlain": 1.0, "GASA": 2.0}).items():
+        patch.setenv(key, value)
+    write_trainings(described)
+    return described
+
+
 def write_trainings(described: Study, seconds: Mapping[str, float] | None = None) -> None:
     """Write logs and notes of all trainings of a study whose results are there.
 

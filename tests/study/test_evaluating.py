@@ -26,7 +26,13 @@ from nnunet_attn.study.evaluating import (
 from nnunet_attn.study.groups import groups, models
 from nnunet_attn.study.model import Study
 from tests.made.predict_test import Stock, write_test_cases
-from tests.made.study_results import copy_results, study, write_by_hand, write_study_results, write_trainings
+from tests.made.study_results import (
+    copy_results,
+    study,
+    write_by_hand,
+    write_study_results,
+    write_whole_study,
+)
 
 PLAIN = "nnUNetTrainerPlain"
 
@@ -34,12 +40,9 @@ PLAIN = "nnUNetTrainerPlain"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study]:
     """nnU-Net's folders with a study of two rows, two folds and two seeds, all of it done."""
-    root, described = tmp_path_factory.mktemp("whole"), study(metrics=("dice",))
+    root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in write_study_results(root, described, {PLAIN: 1.0, "GASA": 2.0}).items():
-            patch.setenv(key, value)
-        write_trainings(described)
-    return root, described
+        return root, write_whole_study(root, patch)
 
 
 @pytest.fixture

@@ -199,6 +199,9 @@ def test_files_of_others(fold: Path) -> None:
     (fold / "validation" / "summary.json").write_text('{"foreground_mean": {"Dice": NaN}}')
     state = read_state(fold)
     assert (state.kind, state.dice, state.message) == ("done", None, "without a training log")
+    (fold / "checkpoint_final.pth").unlink()
+    state = read_state(fold)
+    assert (state.kind, state.message) == ("done", "without a training log and the final checkpoint")
 
 
 def test_pretraining_is_done_without_a_dice(fold: Path) -> None:

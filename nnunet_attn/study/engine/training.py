@@ -162,7 +162,7 @@ def _options(run: Run, log: Path) -> list[str]:
     folder = run.fold_folder
     state = read_state(folder)
     finished = state.epoch or 0
-    is_validated = state.kind in ("done", "foreign") and (folder / "validation" / "summary.json").is_file()
+    is_validated = state.kind == "done" and (folder / "validation" / "summary.json").is_file()
     if is_validated and not (folder / FINAL).is_file():
         raise JobError(
             f"{folder} was trained and validated, but its {FINAL} is gone; put it back, or, to train again, move the "

@@ -153,7 +153,7 @@ def group_report(
         found = gathered(study, group, processes, progress)
         comparison = compare_gathered(group, found)
     except InputError as error:
-        why = str(error)
+        why = str(error).removeprefix(f"{group.title}: ")  # it stands below this title
     return GroupReport(
         group,
         comparison,

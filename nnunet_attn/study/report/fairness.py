@@ -279,7 +279,7 @@ def _plans(study: "Study", group: Group, own: Sequence[RunInfo], where: str) -> 
 def _checkpoints(own: Sequence[RunInfo], where: str, test: bool) -> Iterator[Unfair]:
     if test:
         return
-    done = [run for run in own if run.state.kind in ("done", "foreign")]
+    done = [run for run in own if run.state.kind == "done"]
     known = _rows_by((run.facts.checkpoint, run.run.row) for run in done)
     if len(known) > 1:
         yield Unfair("checkpoint", True, f"other checkpoints predicted: {_by_value(known)}", where)

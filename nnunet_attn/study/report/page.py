@@ -239,8 +239,11 @@ def dataset_facts(dataset: DatasetInfo) -> list[str]:
         facts.append(f"classes: {', '.join(f'{name} ({_numbers(own)})' for name, own in dataset.classes.items())}")
     if dataset.ignore is not None:
         facts.append(f"ignored label: {dataset.ignore}")
-    if dataset.median_shape is not None and dataset.median_spacing_mm is not None:
-        facts.append(f"median size {_by(dataset.median_shape)} voxels, spacing {_by(dataset.median_spacing_mm)} mm")
+    shape, spacing = dataset.median_shape, dataset.median_spacing_mm
+    if shape is not None and spacing is not None:
+        first = 1 if len(shape) == 3 and shape[0] == 1 else 0  # nnU-Net gives an image of two axes a third
+        unit = "pixels" if first else "voxels"
+        facts.append(f"median size {_by(shape[first:])} {unit}, spacing {_by(spacing[first:])} mm")
     return facts
 
 

@@ -25,11 +25,9 @@ from nnunet_attn.study.rows import Budget, Missing
 from tests.made.results import DATASET
 from tests.made.study_results import (
     copy_results,
-    study,
     write_notes,
-    write_study_results,
     write_training,
-    write_trainings,
+    write_whole_study,
 )
 
 PLAIN = "nnUNetTrainerPlain"
@@ -39,11 +37,9 @@ WHERE = f"{DATASET}, 3d_fullres, cross-validation"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study]:
     """nnU-Net's folders with a study of two rows, two folds and two seeds, all of it done as nnU-Net would."""
-    root, described = tmp_path_factory.mktemp("whole"), study(metrics=("dice",))
+    root = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in write_study_results(root, described, {PLAIN: 1.0, "GASA": 2.0}).items():
-            patch.setenv(key, value)
-        write_trainings(described)
+        described = write_whole_study(root, patch)
         for run in runs(described):
             write_notes(run.fold_folder, num_epochs=1000, num_iterations_per_epoch=250)
             note = run.fold_folder / "validation" / "checkpoint_attn.json"

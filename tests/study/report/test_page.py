@@ -15,7 +15,7 @@ from nnunet_attn.study.engine.markers import marker_file, write_json
 from nnunet_attn.study.folder import log_file
 from nnunet_attn.study.report import words
 from nnunet_attn.study.report.model import ReportData
-from nnunet_attn.study.report.page import page
+from nnunet_attn.study.report.page import dataset_facts, page
 from nnunet_attn.study.report.trouble import last_lines, troubles
 from tests.made.report import DATASET, NAMES, made_pick, made_report
 
@@ -261,3 +261,10 @@ def test_two_groups_have_ids_of_their_own():
 
 def test_the_study_can_be_done_again(text):
     assert "nnunet-attn study run study.yaml" in text and "datasets: [910]" in text
+
+
+def test_sizes_are_told_with_the_axes_that_a_data_set_has() -> None:
+    (data,) = made_report().datasets
+    assert dataset_facts(data)[-1] == "median size 40 x 320 x 260 voxels, spacing 2.5 x 0.8 x 0.8 mm"
+    flat = replace(data, median_shape=(1.0, 320.0, 260.0), median_spacing_mm=(999.0, 0.8, 0.8))
+    assert dataset_facts(flat)[-1] == "median size 320 x 260 pixels, spacing 0.8 x 0.8 mm"
