@@ -6,15 +6,17 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-# Read as PyTorch is imported, here and in what tests start: two processes of tests share the cores, nnU-Net asks for a
-# thread a core, and threads that wait for a busy core take it from those that compute.
+# Read as PyTorch and Matplotlib are imported, here and in what tests start: two processes of tests share the cores,
+# nnU-Net asks for a thread a core, and threads that wait for a busy core take it from those that compute.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MATPLOTLIBRC", str(Path(__file__).parent / "made" / "matplotlibrc"))
 
 import torch
 
@@ -26,7 +28,7 @@ SHARING = {
     "slurm": (f"{INTEGRATION}slurm/",),
 }
 """Files, by their names' beginnings, that share what takes long to make."""
-ALONE = ("architectures/test_compile.py", "trainers/test_contract.py")
+ALONE = ("trainers/test_contract.py",)
 """Long files whose tests share nothing: each test is a group of its own."""
 
 
