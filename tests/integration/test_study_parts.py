@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -84,13 +83,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     assert len(list((raw / "imagesTs").iterdir())) == 2
     file = root / "study.yaml"
     file.write_text(STUDY, encoding="utf-8")
-    before = {name: os.environ.get(name) for name in NNUNET_FOLDERS}
-    os.environ.update({name: environment[name] for name in NNUNET_FOLDERS})
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in NNUNET_FOLDERS:
+            patch.setenv(name, environment[name])
         yield Ran(file, environment, _typed(environment, "study", "run", file, "--cores", 2))
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def test_every_training_is_done_once(ran: Ran) -> None:
